@@ -1,0 +1,1 @@
+"""What both functions need at their boundary: routes, problems, the token, logs, settings, Postgres."""

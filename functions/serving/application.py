@@ -1,0 +1,171 @@
+"""One function's boundary: finds the route, checks the token, answers problems, logs one line a request."""
+
+import base64
+import binascii
+import hmac
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from flask import Request, Response
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import Map, Rule
+
+from serving.logs import log, log_error
+from serving.problems import ProblemError, to_response
+
+MAX_BODY_BYTES = 1 << 20
+
+Handler = Callable[..., Response]
+Checks = Mapping[str, Callable[[], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A method and a path template, and the function that answers them.
+
+    The handler gets the request and the template's variables. `token` None leaves the route open.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    token: str | None
+
+
+class Application:
+    """Answers each request of a function by its routes.
+
+    `checks` are what readiness depends on: name -> a call that raises ProblemError when it is away.
+    """
+
+    def __init__(self, routes: Iterable[Route], *, checks: Checks) -> None:
+        self._checks = checks
+        health = [Route("GET", "/healthz", _alive, None), Route("GET", "/readyz", self._ready, None)]
+        self._map = Map(
+            [
+                Rule(route.path, methods=[route.method], endpoint=route)
+                for route in (*health, *routes)
+            ],
+            merge_slashes=False,
+            strict_slashes=True,
+        )
+
+    def __call__(self, request: Request) -> Response:
+        started = time.perf_counter()
+        template = ""
+        try:
+            route, variables = self._match(request)
+            template = route.path
+            _check_token(request, route.token)
+            _check_body(request)
+            response = route.handler(request, **variables)
+        except ProblemError as problem:
+            response = to_response(problem)
+        except Exception as error:  # noqa: BLE001  the boundary: nothing of an error may leave
+            log_error("request.crashed", error, route=template)
+            response = to_response(ProblemError("internal", "this is a defect of Rollcall; its log says more"))
+        response.call_on_close(lambda: _log_request(request, response, template, started))
+        return response
+
+    def _match(self, request: Request) -> tuple[Route, Mapping[str, str]]:
+        _check_path(request)
+        try:
+            return self._map.bind_to_environ(request.environ).match()  # pyright: ignore[reportReturnType]
+        except MethodNotAllowed as error:
+            allowed = ", ".join(sorted(error.valid_methods or ()))
+            raise ProblemError(
+                "method_not_allowed",
+                f"{request.path} accepts {allowed}, not {request.method[:20]}",
+                headers={"Allow": allowed},
+            ) from error
+        except HTTPException as error:
+            raise ProblemError("not_found", "there is nothing at this path") from error
+
+    def _ready(self, request: Request) -> Response:  # noqa: ARG002
+        """Answer 200 when every dependency can be reached, else 503 naming those that cannot."""
+        away = sorted(name for name, check in self._checks.items() if not _passes(check))
+        if away:
+            code = "database_unavailable" if "postgres" in away else "store_unavailable"
+            raise ProblemError(code, f"cannot reach {', '.join(away)}", members={"unavailable": away})
+        return to_json({"status": "ready"})
+
+
+def to_json(document: object, *, status: int = 200) -> Response:
+    """Render a small document, keys in the order given."""
+    body = json.dumps(document, ensure_ascii=False) + "\n"
+    response = Response(body, status=status, mimetype="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _alive(request: Request) -> Response:  # noqa: ARG001
+    return to_json({"status": "alive"})
+
+
+def _passes(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except ProblemError:
+        return False
+    return True
+
+
+def _check_path(request: Request) -> None:
+    """Refuse a path that is no UTF-8 or holds control characters: a replaced character could name a user."""
+    raw = request.environ.get("RAW_URI", "").partition("?")[0]
+    path = unquote_to_bytes(raw) if raw.startswith("/") else request.environ["PATH_INFO"].encode("latin-1")
+    try:
+        text = path.decode()
+    except UnicodeDecodeError as error:
+        raise ProblemError("path_malformed", "the path is not percent-encoded UTF-8") from error
+    if any(character < " " or "\x7f" <= character < "\xa0" for character in text):
+        raise ProblemError("path_malformed", "the path holds control characters")
+
+
+def _check_body(request: Request) -> None:
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise ProblemError(
+            "body_too_large",
+            f"the body has {request.content_length} bytes, accepted are at most {MAX_BODY_BYTES}",
+            headers={"Connection": "close"},
+        )
+
+
+def _check_token(request: Request, token: str | None) -> None:
+    """Compare in constant time; accepted as Bearer or as the password of Basic."""
+    if not token:
+        return
+    if not hmac.compare_digest(_given_token(request), token.encode()):
+        raise ProblemError(
+            "unauthorized",
+            "this needs the token, as `Authorization: Bearer <token>` or as the password of Basic",
+            headers={"WWW-Authenticate": 'Basic realm="Rollcall", charset="UTF-8", Bearer realm="Rollcall"'},
+        )
+
+
+def _given_token(request: Request) -> bytes:
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return b""
+    return b""
+
+
+def _log_request(request: Request, response: Response, template: str, started: float) -> None:
+    log(
+        "request",
+        method=request.method if request.method in _METHODS else "other",
+        route=template,
+        status=response.status_code,
+        ms=round((time.perf_counter() - started) * 1000, 1),
+    )
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"})

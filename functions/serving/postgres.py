@@ -1,0 +1,223 @@
+"""Connections to Postgres: time limits, a pool that survives restarts, one place that reads driver errors."""
+
+import select
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, LiteralString
+
+from pg8000.native import Connection as Driver
+from pg8000.native import DatabaseError, InterfaceError, PreparedStatement
+
+from serving.settings import PostgresSettings
+
+CONNECT_TIMEOUT_S = 3
+ANSWER_TIMEOUT_S = 9  # no answer to one message: a frozen server, which cannot obey its own limits
+# Session settings. The server gives a lock up soon after its client is killed (it looks every 0.5 s while
+# busy) or cut off (keepalives, unacknowledged data), and cancels what takes longer than we would wait.
+SESSION = {
+    "statement_timeout": "8s",
+    "lock_timeout": "7s",
+    "idle_in_transaction_session_timeout": "60s",
+    "client_connection_check_interval": "500",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "timezone": "UTC",
+}
+# SQLSTATE classes that are nobody's mistake here: connection, resources, operator, system; then what a
+# missing or half-done set-up and changed credentials look like.
+_UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "55", "57", "58", "XX")
+_UNAVAILABLE_CODES = ("25006", "3F000", "42501", "42P01")
+
+Row = list[Any]
+
+
+class DatabaseUnavailableError(Exception):
+    """Postgres cannot be reached or cannot do its work now; nothing of the open transaction was committed.
+
+    Only when it is raised by a commit may the commit have taken place.
+    """
+
+
+class Connection:
+    """One session; not to be shared between threads. `broken` once it must not be used again."""
+
+    def __init__(self, settings: PostgresSettings, *, application_name: str) -> None:
+        self.broken = False
+        self._prepared: dict[str, PreparedStatement] = {}
+        with self._errors():
+            self._socket = _open_socket(settings)
+            self._driver = Driver(
+                settings.user,
+                host=settings.host,
+                database=settings.database,
+                password=settings.password,
+                ssl_context=_ssl_context(settings),
+                application_name=application_name,
+                startup_params=dict(SESSION),
+                sock=self._socket,
+            )
+
+    @property
+    def row_count(self) -> int:
+        """Rows that the last statement changed or returned."""
+        return self._driver.row_count
+
+    def run(self, sql: LiteralString, **params: object) -> list[Row]:
+        """Run one statement and return its rows; parameters are sent as untyped text: cast them in SQL."""
+        with self._errors():
+            return self._driver.run(sql, **params) or []
+
+    def run_prepared(self, sql: LiteralString, **params: object) -> list[Row]:
+        """Run a statement that this session prepares once: one round trip instead of three."""
+        with self._errors():
+            statement = self._prepared.get(sql)
+            if statement is None:
+                statement = self._prepared[sql] = self._driver.prepare(sql)
+            return statement.run(**params) or []
+
+    def copy_in(self, sql: LiteralString, chunks: Iterable[bytes]) -> None:
+        """Run COPY ... FROM STDIN with the chunks, each sent as one message."""
+        try:
+            with self._errors():
+                self._driver.run(sql, stream=chunks)
+        except DatabaseError:
+            raise
+        except BaseException:
+            self.broken = True  # the protocol is left in the middle of the stream
+            raise
+
+    @contextmanager
+    def transaction(self, *, snapshot: bool = False) -> Iterator[None]:
+        """Commit at the end of the block, roll back when it raises; `snapshot`: read-only, one moment."""
+        self.run("begin isolation level repeatable read, read only" if snapshot else "begin")
+        try:
+            yield
+        except BaseException:
+            self._roll_back()
+            raise
+        self.run("commit")
+
+    def is_closed_by_server(self) -> bool:
+        """True when the server has hung up while nobody used the connection; costs no round trip."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | select.POLLERR | select.POLLHUP)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Close the session; never raises."""
+        self.broken = True
+        with suppress(InterfaceError, DatabaseError, OSError, AttributeError):
+            self._driver.close()
+        self._socket.close()
+
+    def _roll_back(self) -> None:
+        if self.broken:
+            return
+        try:
+            self.run("rollback")
+        except (DatabaseUnavailableError, DatabaseError):
+            self.broken = True
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate what the driver raises: the only place that knows its errors."""
+        try:
+            yield
+        except DatabaseError as error:
+            code = _sqlstate(error)
+            if not code.startswith(_UNAVAILABLE_CLASSES) and code not in _UNAVAILABLE_CODES:
+                raise
+            self.broken = self.broken or code[:2] in ("08", "57", "58", "XX")
+            raise DatabaseUnavailableError(f"Postgres answered {code}") from error
+        except (InterfaceError, OSError, AttributeError) as error:
+            # AttributeError: the driver's answer to a session that ended while it was logging in.
+            self.broken = True
+            raise DatabaseUnavailableError(f"the connection to Postgres failed: {type(error).__name__}") from error
+
+
+@dataclass(slots=True)
+class Pool:
+    """Keeps idle connections for the threads of this process; opens one when there is none.
+
+    The callers' threads bound how many there are, so it has no limit of its own.
+    """
+
+    connect: Callable[[], Connection]
+    _idle: deque[Connection]
+    _lock: threading.Lock
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self.connect = connect
+        self._idle = deque()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lend a connection for the block."""
+        connection = self.take()
+        try:
+            yield connection
+        except BaseException as error:
+            # An unfinished answer or transaction may be left behind: only errors of the server's are known
+            # to leave the session as it was.
+            connection.broken = connection.broken or not isinstance(error, DatabaseError)
+            raise
+        finally:
+            self.give_back(connection)
+
+    def take(self) -> Connection:
+        """Take the connection used last, or open one; must be given back."""
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self.connect()
+            if not connection.is_closed_by_server():
+                return connection
+            connection.close()
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next taker, or close it when it is broken."""
+        if connection.broken:
+            connection.close()
+            return
+        with self._lock:
+            self._idle.append(connection)
+
+
+def _sqlstate(error: DatabaseError) -> str:
+    answer = error.args[0] if error.args else None
+    return answer.get("C", "") if isinstance(answer, dict) else ""
+
+
+def _open_socket(settings: PostgresSettings) -> socket.socket:
+    """Connect within CONNECT_TIMEOUT_S; from then on each read and write has ANSWER_TIMEOUT_S."""
+    if settings.host.startswith("/"):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            connection.connect(str(Path(settings.host) / f".s.PGSQL.{settings.port}"))
+        except OSError:
+            connection.close()
+            raise
+    else:
+        connection = socket.create_connection((settings.host, settings.port), CONNECT_TIMEOUT_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.settimeout(ANSWER_TIMEOUT_S)
+    return connection
+
+
+def _ssl_context(settings: PostgresSettings) -> ssl.SSLContext | bool | None:
+    """Translate libpq's modes; None lets the driver try TLS first and go on without."""
+    if settings.sslmode == "verify-full":
+        return ssl.create_default_context(cafile=settings.sslrootcert or None)
+    return {"disable": False, "prefer": None, "require": True}[settings.sslmode]
