@@ -1,0 +1,58 @@
+# Rollcall. `make` lists the targets; any variable here can be set: make run PYTHON=python3.13 GATEWAY_PORT=8081
+PYTHON  ?= python3
+VENV    ?= .venv
+ENV     ?= local/.env
+PROJECT ?= rollcall
+JOBS    ?= auto
+RUN_PY   = PYTHONPATH=local "$(VENV)/bin/python"
+COMPOSE  = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
+STACK    = $(COMPOSE) --project-name $(PROJECT) --env-file $(ENV) --file local/docker-compose.yml
+RUNTIME  = functions/process-users/requirements.txt functions/get-data/requirements.txt \
+           local/requirements.txt local/embedded-requirements.txt
+TESTS    = tests/requirements.txt
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
+
+run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C stops it
+	@$(RUN_PY) -m rollcall.run
+upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... into the source bucket
+	@$(RUN_PY) -m rollcall.upload "$(DIR)"
+
+test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose" tests/unit tests/integration tests/e2e
+test-compose: $(VENV)/.tests docker ## the end-to-end tests of the compose stack
+	"$(VENV)/bin/python" -m pytest -m compose tests/e2e
+bench: $(VENV)/.tests ## measure what is promised about speed and memory
+	"$(VENV)/bin/python" -m pytest -s tests/bench
+lint: $(VENV)/.tests ## ruff and basedpyright
+	"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check .
+	"$(VENV)/bin/basedpyright" --pythonpath "$(VENV)/bin/python"
+format: $(VENV)/.tests ## put the code into its one form
+	"$(VENV)/bin/ruff" check --fix . && "$(VENV)/bin/ruff" format .
+
+local-up: docker ## the pipeline in containers, with MinIO and pgAdmin; returns when all is healthy
+	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file local/.env.example $(ENV)
+	$(STACK) up --build --detach --wait
+	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file --addresses $(ENV)
+local-down: docker ## stop the containers, keep the data
+	$(STACK) down --remove-orphans
+local-reset: docker ## stop the containers and remove their data
+	$(STACK) down --remove-orphans --volumes
+local-logs: docker ## follow the logs of the containers
+	$(STACK) logs --follow --tail 100
+docker:
+	@test -n "$(COMPOSE)" || { echo "Docker with its compose command is needed here (it is not for: make run)." >&2; exit 1; }
+
+requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
+	@"$(VENV)/bin/pip" install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
+clean: ## remove what make made here: the virtual environment and the data of make run
+	@PYTHONPATH=local $(PYTHON) -m rollcall.clean "$(VENV)"
+
+$(VENV)/.python: pyproject.toml
+	@PYTHONPATH=local $(PYTHON) local/make_venv.py "$(VENV)" && touch $@
+$(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
+	"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
+$(VENV)/.tests: $(VENV)/.runtime $(TESTS)
+	"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
+.PHONY: help run upload test test-compose bench lint format local-up local-down local-reset local-logs docker requirements clean

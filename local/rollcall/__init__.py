@@ -1,0 +1,1 @@
+"""What runs Rollcall on one machine: set-up, scheduler, sample data, and the runner that needs no Docker."""
