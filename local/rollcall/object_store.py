@@ -1,0 +1,166 @@
+"""Prepare the object store: private buckets, users and what each may do; repeatable.
+
+Buckets are made over S3, on any server. Users and policies need MinIO's admin API.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from minio import Minio, MinioAdmin
+from minio.credentials import StaticProvider
+from minio.error import InvalidResponseError, MinioAdminException, S3Error, ServerError
+
+TIMEOUT = urllib3.Timeout(connect=3, read=20)
+# What the server answers to a key it does not know or a wrong secret; anything else means that they are right.
+_WRONG_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied.Disabled")
+
+
+class StoreSetupError(Exception):
+    """The object store cannot be prepared, and waiting would not help; the message says why."""
+
+
+class StoreNotReadyError(Exception):
+    """The object store does not answer yet; the message says what was tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A pair of keys."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """Where the object store is, and the keys of who may administer it."""
+
+    endpoint: str
+    region: str
+    root: Credentials
+
+    def client(self, credentials: Credentials) -> Minio:
+        """Return an S3 client for these keys."""
+        parts = urlsplit(self.endpoint)
+        return Minio(
+            endpoint=parts.netloc,
+            access_key=credentials.access_key,
+            secret_key=credentials.secret_key,
+            secure=parts.scheme == "https",
+            region=self.region,
+            http_client=_pool(),
+        )
+
+    def admin(self) -> MinioAdmin:
+        """Return a client of MinIO's admin API."""
+        parts = urlsplit(self.endpoint)
+        return MinioAdmin(
+            endpoint=parts.netloc,
+            credentials=StaticProvider(self.root.access_key, self.root.secret_key),
+            region=self.region,
+            secure=parts.scheme == "https",
+            http_client=_pool(),
+        )
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Translate what the clients raise: the only place that knows their errors."""
+        try:
+            yield
+        except (S3Error, InvalidResponseError, MinioAdminException) as error:
+            raise StoreSetupError(f"the object store at {self.endpoint} refuses: {_message(error)}") from error
+        except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
+            raise StoreNotReadyError(f"the object store at {self.endpoint} cannot be reached: {error}") from error
+
+
+def make_bucket(client: Minio, bucket: str) -> bool:
+    """Make the bucket if it is missing; true when it was."""
+    if client.bucket_exists(bucket_name=bucket):
+        return False
+    client.make_bucket(bucket_name=bucket)
+    return True
+
+
+def make_private(client: Minio, bucket: str) -> bool:
+    """Remove the bucket's own policy, which is what opens a bucket to people without keys; true when it had one."""
+    try:
+        client.get_bucket_policy(bucket_name=bucket)
+    except S3Error as error:
+        if error.code == "NoSuchBucketPolicy":
+            return False
+        raise
+    client.delete_bucket_policy(bucket_name=bucket)
+    return True
+
+
+def put_policy(admin: MinioAdmin, name: str, file: Path, *, buckets: Mapping[str, str]) -> bool:
+    """Store a policy, with the names of the buckets filled in; true when it was new or another."""
+    wanted = json.loads(Template(file.read_text(encoding="utf-8")).substitute(buckets))
+    if name in json.loads(admin.policy_list()) and _normal(json.loads(admin.policy_info(name))) == _normal(wanted):
+        return False
+    admin.policy_add(policy_name=name, policy=wanted)
+    return True
+
+
+def put_user(store: ObjectStore, user: Credentials, policy: str) -> bool:
+    """Make the user have this secret and this policy alone; true when something was different."""
+    admin = store.admin()
+    known: dict[str, Any] = json.loads(admin.user_list()).get(user.access_key, {})
+    is_right = known.get("status") == "enabled" and _is_accepted(store, user)
+    if not is_right:
+        admin.user_add(access_key=user.access_key, secret_key=user.secret_key)
+    if known.get("policyName") != policy:
+        admin.policy_set(policy_name=policy, user=user.access_key)
+        return True
+    return not is_right
+
+
+def remove_former_users(admin: MinioAdmin, policy: str, *, keep: str) -> int:
+    """Remove who else has the policy: users whose access key was replaced. Returns how many."""
+    users: dict[str, Any] = json.loads(admin.user_list())
+    former = [name for name, user in users.items() if user.get("policyName") == policy and name != keep]
+    for name in former:
+        admin.user_remove(access_key=name)
+    return len(former)
+
+
+def _is_accepted(store: ObjectStore, user: Credentials) -> bool:
+    """True when the server takes the keys, whatever they may do."""
+    try:
+        store.client(user).list_buckets()
+    except S3Error as error:
+        return error.code not in _WRONG_CREDENTIALS
+    return True
+
+
+def _normal(policy: Any) -> Any:
+    """Bring a policy into one order: the server gives lists back in another one."""
+    if isinstance(policy, dict):
+        return {key: _normal(value) for key, value in policy.items()}
+    if isinstance(policy, list):
+        return sorted((_normal(item) for item in policy), key=lambda item: json.dumps(item, sort_keys=True))
+    return policy
+
+
+def _pool() -> urllib3.PoolManager:
+    return urllib3.PoolManager(timeout=TIMEOUT, retries=urllib3.Retry(total=2, backoff_factor=0.2))
+
+
+def _message(error: Exception) -> str:
+    """Take the server's sentence out of what the clients raise."""
+    if isinstance(error, S3Error):
+        return f"{error.message} ({error.code})"
+    if isinstance(error, MinioAdminException):
+        try:
+            answer = json.loads(error._body)  # noqa: SLF001 (it has no other way to its text)
+            return f"{answer['Message']} ({answer['Code']})"
+        except (AttributeError, ValueError, KeyError):
+            return str(error)
+    return str(error).splitlines()[0]

@@ -1,0 +1,180 @@
+"""Prepare the servers for Rollcall, once and again: database, roles, tables, buckets, users, policies, samples.
+
+Runs to its end or fails with one line that says what is wrong. Running it twice changes nothing, two at once
+wait for each other, and a changed password or key in the environment is applied.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from serving.logs import configure, log
+from serving.settings import Environment, PostgresSettings, SettingsError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from rollcall import database, object_store
+from rollcall.database import DatabaseNotReadyError, DatabaseSetupError
+from rollcall.object_store import Credentials, ObjectStore, StoreNotReadyError, StoreSetupError
+
+WAIT_S = 60  # for each server to answer
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who may use the object store: infra/minio/<name>.json says for what."""
+
+    name: str
+    credentials: Credentials
+
+    @property
+    def policy(self) -> str:
+        """The policy's name on the server; with a prefix, as others may use the same server."""
+        return f"rollcall-{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetupSettings:
+    """Where the servers are, who administers them, and who is to use them."""
+
+    postgres: PostgresSettings
+    store: ObjectStore
+    users: tuple[User, ...]  # empty: the server has no admin API
+    source_bucket: str
+    output_bucket: str
+    sample_data: bool
+    infra: Path
+    passwords: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def from_env(cls, mapping: Mapping[str, str]) -> "SetupSettings":
+        """Read the environment; raises SettingsError with everything that is wrong with it."""
+        env = Environment(mapping)
+        has_admin = env.choice("MINIO_ADMIN", "on", choices=("on", "off")) == "on"
+        settings = cls(
+            postgres=PostgresSettings.from_environment(env),
+            store=ObjectStore(
+                endpoint=env.url("MINIO_ENDPOINT"),
+                region=env.text("MINIO_REGION", "us-east-1"),
+                root=Credentials(env.text("MINIO_ROOT_USER"), env.text("MINIO_ROOT_PASSWORD")),
+            ),
+            users=tuple(_read_user(env, name) for name in ("process-users", "get-data", "uploader") if has_admin),
+            source_bucket=env.text("SOURCE_BUCKET", "src-data"),
+            output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
+            sample_data=env.choice("SAMPLE_DATA", "off", choices=("on", "off")) == "on",
+            infra=Path(env.text("INFRA_DIR", str(Path(__file__).resolve().parents[2] / "infra"))),
+            passwords={
+                role: env.text(f"{role.upper()}_PGPASSWORD") for role in ("process_users", "get_data", "reader")
+            },
+        )
+        env.check()
+        return settings
+
+
+def main() -> int:
+    """Run set-up with the settings of the environment; returns the exit status."""
+    configure("setup", "info")
+    try:
+        settings = SetupSettings.from_env(os.environ)
+        _check_keys(settings)
+        # The lock is held to the end: buckets and users are not to be changed by two at once either.
+        _wait_until_ready(lambda: _probe_postgres(settings))
+        with database.lock_setup(settings.postgres) as maintenance:
+            created = database.create_database(maintenance, settings.postgres.database)
+            log("setup.database", name=settings.postgres.database, created=created)
+            _prepare_database(settings)
+            _prepare_store(settings)
+    except (SettingsError, DatabaseSetupError, DatabaseNotReadyError, StoreSetupError, StoreNotReadyError) as error:
+        log("setup.failed", level=40, detail=str(error))
+        return 1
+    log("setup.done")
+    return 0
+
+
+def _prepare_database(settings: SetupSettings) -> None:
+    """Roles before tables: the migrations grant rights to them."""
+    with database.open_connection(settings.postgres) as connection:
+        database.apply_roles(connection, settings.infra / "postgres" / "roles.sql")
+        changed = database.set_passwords(connection, settings.passwords)
+        log("setup.roles", passwords_changed=changed)
+    applied = database.migrate(settings.postgres, settings.infra / "postgres" / "migrations")
+    log("setup.migrations", applied=applied)
+
+
+def _prepare_store(settings: SetupSettings) -> None:
+    """Buckets, then who may use them. Notifications of the source bucket would come last."""
+    store = settings.store
+    client = _wait_until_ready(lambda: _probe_store(store))
+    buckets = {"SOURCE_BUCKET": settings.source_bucket, "OUTPUT_BUCKET": settings.output_bucket}
+    with store.errors():
+        for bucket in buckets.values():
+            log("setup.bucket", name=bucket, created=object_store.make_bucket(client, bucket))
+        if not settings.users:
+            return
+        admin = store.admin()
+        for bucket in buckets.values():
+            if object_store.make_private(client, bucket):
+                log("setup.bucket_made_private", name=bucket)
+        for user in settings.users:
+            file = settings.infra / "minio" / f"{user.name}.json"
+            log(
+                "setup.user",
+                name=user.name,
+                policy_changed=object_store.put_policy(admin, user.policy, file, buckets=buckets),
+                user_changed=object_store.put_user(store, user.credentials, user.policy),
+                former_removed=object_store.remove_former_users(
+                    admin, user.policy, keep=user.credentials.access_key
+                ),
+            )
+
+
+def _probe_postgres(settings: SetupSettings) -> None:
+    with database.open_connection(replace(settings.postgres, database=database.MAINTENANCE_DATABASE)):
+        pass
+
+
+def _probe_store(store: ObjectStore) -> "object_store.Minio":
+    """Ask with the root keys, so that wrong ones are told at once."""
+    client = store.client(store.root)
+    with store.errors():
+        client.list_buckets()
+    return client
+
+
+def _wait_until_ready(probe: Callable[[], T]) -> T:
+    """Call the probe until its server answers, for at most WAIT_S."""
+    for attempt in Retrying(
+        retry=retry_if_exception_type((DatabaseNotReadyError, StoreNotReadyError)),
+        stop=stop_after_delay(WAIT_S),
+        wait=wait_fixed(1),
+        before_sleep=lambda state: log("setup.waiting", detail=str(state.outcome and state.outcome.exception()))
+        if state.attempt_number in (1, 15, 30, 45)
+        else None,
+        reraise=True,
+    ):
+        with attempt:
+            return probe()
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _read_user(env: Environment, name: str) -> User:
+    prefix = name.upper().replace("-", "_")
+    return User(name, Credentials(env.text(f"{prefix}_ACCESS_KEY"), env.text(f"{prefix}_SECRET_KEY")))
+
+
+def _check_keys(settings: SetupSettings) -> None:
+    """Refuse keys that are used twice: one user would have the rights of both."""
+    keys = [settings.store.root.access_key, *(user.credentials.access_key for user in settings.users)]
+    repeated = {key for key in keys if keys.count(key) > 1}
+    if repeated:
+        raise SettingsError(
+            "settings are wrong:\n  MINIO_ROOT_USER and the *_ACCESS_KEY variables must all differ, "
+            f"got {', '.join(sorted(repeated))} more than once"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
