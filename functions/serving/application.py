@@ -4,9 +4,11 @@ import base64
 import binascii
 import hmac
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from flask import Request, Response
@@ -63,6 +65,8 @@ class Application:
             _check_body(request)
             response = route.handler(request, **variables)
         except ProblemError as problem:
+            if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                log("request.failed", level=logging.WARNING, code=problem.code, cause=str(problem.__cause__))
             response = to_response(problem)
         except Exception as error:  # noqa: BLE001  the boundary: nothing of an error may leave
             log_error("request.crashed", error, route=template)

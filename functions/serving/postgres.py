@@ -45,6 +45,8 @@ class DatabaseUnavailableError(Exception):
     Only when it is raised by a commit may the commit have taken place.
     """
 
+    code = "database_unavailable"
+
 
 class Connection:
     """One session; not to be shared between threads. `broken` once it must not be used again."""

@@ -1,0 +1,1 @@
+"""process-users: keeps the table of users and the two output files in step with the source bucket."""

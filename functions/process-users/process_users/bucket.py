@@ -1,0 +1,216 @@
+"""The source bucket: lists its keys in order and reads its objects; knows a gone object from a gone store."""
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+
+from process_users.keys import SourceKey
+from process_users.records import MAX_BYTES
+from process_users.settings import StoreSettings
+from process_users.transfers import CONCURRENCY, Request, Response, Transfers, quote_path, quote_text
+
+PAGE_KEYS = 1_000  # the most that S3 gives
+LISTING_TIMEOUT_S = 7
+PROBE_TIMEOUT_S = 2
+SILENCE_S = 3  # without any good answer, before the store itself is asked whether it is there
+PAUSES_S = (0.2, 0.5)  # before an object is asked for a second and a third time
+
+
+class StoreUnavailableError(Exception):
+    """The object store, or its bucket, cannot be reached or does not let us in."""
+
+    code = "store_unavailable"
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it; `size` in bytes."""
+
+    key: str
+    etag: str
+    size: int
+
+
+class Presence(Enum):
+    """What asking the store for one object came to."""
+
+    THERE = "there"
+    GONE = "gone"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The answer for one key, as it was when it was read.
+
+    `etag` is None when it cannot be relied on. `body` is empty for pictures and when `is_too_large`.
+    `modified` in seconds since 1970.
+    """
+
+    source: SourceKey
+    presence: Presence
+    etag: str | None = None
+    modified: int = 0
+    body: bytes = b""
+    is_too_large: bool = False
+
+
+class Bucket:
+    """One bucket of the store; for one thread."""
+
+    def __init__(self, settings: StoreSettings, name: str) -> None:
+        self._name = name
+        self._transfers = Transfers(settings)
+
+    def close(self) -> None:
+        """Close the connections to the store."""
+        self._transfers.close()
+
+    def list_objects(
+        self, prefix: str, *, start_after: str = "", end: str | None = None, page_keys: int = PAGE_KEYS
+    ) -> Iterator[Listed]:
+        """Yield the objects whose keys begin with prefix, by key as bytes, after start_after and up to end."""
+        token: str | None = ""
+        last = b""
+        while token is not None:
+            page, token = self._list_page(prefix, start_after=start_after, token=token, max_keys=page_keys)
+            for listed in page:
+                if end is not None and listed.key > end:
+                    return
+                place = listed.key.encode(errors="surrogateescape")
+                if place <= last:
+                    # Compared with the ledger key by key, such a listing would hide objects.
+                    raise StoreUnavailableError("the store does not list keys in the order of their bytes")
+                last = place
+                yield listed
+
+    def read(self, sources: Iterable[SourceKey]) -> Iterator[Reading]:
+        """Ask for each object itself: the content of records, the mere presence of pictures.
+
+        Yields one reading for each source, in any order. What concerns one object alone is UNREADABLE after
+        three tries. Raises StoreUnavailableError when the store is away or leaves nearly all unanswered.
+        """
+        left = list(sources)
+        for pause_s in (*PAUSES_S, None):
+            left = yield from self._read_once(left)
+            if not left:
+                return
+            self.check()
+            if pause_s is not None:
+                time.sleep(pause_s)
+        if len(left) > CONCURRENCY:
+            raise StoreUnavailableError(f"{len(left)} objects could not be read one after the other")
+        yield from (Reading(source, Presence.UNREADABLE) for source in left)
+
+    def fetch_etag(self, key: str) -> str | None:
+        """Return the etag of an object, or None when there is none that we may see."""
+        response = self._ask(Request(quote_path(self._name, key), byte_range="0-0"), LISTING_TIMEOUT_S)
+        if response.status in (200, 206, 416):
+            return response.etag
+        if response.status in (403, 404):
+            return None
+        raise StoreUnavailableError(f"asking for {key} was answered {response.status or 'not at all'}")
+
+    def check(self) -> None:
+        """Raise StoreUnavailableError when the bucket cannot be listed now."""
+        self._list_page("", max_keys=1, timeout_s=PROBE_TIMEOUT_S)
+
+    def _list_page(
+        self,
+        prefix: str,
+        *,
+        start_after: str = "",
+        token: str = "",
+        max_keys: int = PAGE_KEYS,
+        timeout_s: float = LISTING_TIMEOUT_S,
+    ) -> tuple[list[Listed], str | None]:
+        """Return one page and the token of the next, None after the last."""
+        query = {
+            "continuation-token": token,
+            "encoding-type": "url",  # without it, a control character in a key makes the XML unreadable
+            "list-type": "2",
+            "max-keys": str(max_keys),
+            "prefix": prefix,
+            "start-after": "" if token else start_after,
+        }
+        text = "&".join(f"{name}={quote_text(value)}" for name, value in query.items() if value)
+        response = self._ask(Request(quote_path(self._name), text), timeout_s)
+        if response.status != 200:
+            answer = response.status or "not at all"
+            raise StoreUnavailableError(f"listing the bucket {self._name} was answered {answer}")
+        return _parse_page(response.body)
+
+    def _ask(self, request: Request, timeout_s: float) -> Response:
+        """Send one request; again, while there is time, when the answer is none or a failure of the server."""
+        deadline = time.monotonic() + timeout_s
+        for pause_s in (*PAUSES_S, None):
+            left_ms = max(1, int((deadline - time.monotonic()) * 1000))
+            timed = Request(request.path, request.query, request.byte_range, timeout_ms=left_ms)
+            ((_, response),) = self._transfers.send([timed])
+            if 0 < response.status < 500 or pause_s is None or time.monotonic() + pause_s >= deadline:
+                return response
+            time.sleep(pause_s)
+        raise AssertionError("the last pause is None")
+
+    def _read_once(self, sources: list[SourceKey]) -> Generator[Reading, None, list[SourceKey]]:
+        """Ask once for each, until the store falls silent; returns those without a clear answer."""
+        left = {self._to_request(source): source for source in sources}
+        last_answer = time.monotonic()
+        with closing(self._transfers.send(list(left))) as answers:
+            for request, response in answers:
+                reading = _to_reading(left[request], response)
+                if reading is not None:
+                    del left[request]
+                    yield reading
+                    last_answer = time.monotonic()
+                elif time.monotonic() - last_answer >= SILENCE_S:
+                    break
+        return list(left.values())
+
+    def _to_request(self, source: SourceKey) -> Request:
+        path = quote_path(self._name, source.key)
+        if source.picture is not None:
+            return Request(path, byte_range="0-0")
+        return Request(path, max_bytes=MAX_BYTES)
+
+
+def _to_reading(source: SourceKey, response: Response) -> Reading | None:
+    """Return what the answer says of the object, None when it says nothing clear."""
+    if response.status in (200, 206, 416):
+        return Reading(
+            source,
+            Presence.THERE,
+            etag=response.etag or None,
+            modified=response.modified,
+            body=response.body if source.picture is None else b"",
+            is_too_large=response.is_too_large,
+        )
+    if response.status == 404:
+        if b"NoSuchBucket" in response.body:
+            raise StoreUnavailableError("the bucket is gone")
+        return Reading(source, Presence.GONE)
+    return None
+
+
+def _parse_page(body: bytes) -> tuple[list[Listed], str | None]:
+    """Parse the XML of ListObjectsV2 (Amazon S3 API reference)."""
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314  the store's own words; expat bounds entities
+    except ElementTree.ParseError as error:
+        raise StoreUnavailableError("a listing was answered with something else") from error
+    space = root.tag.rpartition("ListBucketResult")[0]
+    is_encoded = root.findtext(f"{space}EncodingType") == "url"
+    key_tag, etag_tag, size_tag = f"{space}Key", f"{space}ETag", f"{space}Size"
+    page = []
+    for content in root.iter(f"{space}Contents"):
+        key = content.findtext(key_tag, "")
+        if is_encoded:
+            key = unquote_plus(key, errors="surrogateescape")
+        etag = content.findtext(etag_tag, "").strip('"')
+        page.append(Listed(key, etag, int(content.findtext(size_tag, "0"))))
+    is_truncated = root.findtext(f"{space}IsTruncated") == "true"
+    return page, root.findtext(f"{space}NextContinuationToken") or None if is_truncated else None

@@ -1,0 +1,64 @@
+"""Object keys: which user a key belongs to, and as what (pure)."""
+
+import unicodedata
+from dataclasses import dataclass
+
+MAX_USER_ID_CHARACTERS = 128
+RECORD_EXTENSION = ".csv"
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg")  # the first that a user has is the user's picture
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKey:
+    """A key that names a record or a picture.
+
+    `picture` is None for a record, else the place of its extension in PICTURE_EXTENSIONS. `user_id` is None
+    when the key is rejected; `detail` says why.
+    """
+
+    key: str
+    user_id: str | None
+    picture: int | None
+    detail: str | None = None
+
+
+def parse_key(key: str, prefix: str) -> SourceKey | None:
+    """Return whose file a key is, or None for a key that is ignored: nested, elsewhere, another extension."""
+    name = key[len(prefix) :]
+    if not key.startswith(prefix) or "/" in name or not _is_storable(key):
+        return None
+    stem, dot, extension = name.rpartition(".")
+    suffix = (dot + extension).lower()
+    if suffix == RECORD_EXTENSION:
+        picture = None
+    elif suffix in PICTURE_EXTENSIONS:
+        picture = PICTURE_EXTENSIONS.index(suffix)
+    else:
+        return None
+    detail = _find_fault(stem)
+    return SourceKey(key, None if detail else stem, picture, detail)
+
+
+def has_control_character(text: str) -> bool:
+    """True when a character of Unicode's category Cc is in the text."""
+    # Nearly every name is printable, which is checked at the speed of C.
+    return not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text)
+
+
+def _find_fault(user_id: str) -> str | None:
+    if not user_id:
+        return "the key has no user id before its extension"
+    if len(user_id) > MAX_USER_ID_CHARACTERS:
+        return f"the user id has {len(user_id)} characters, at most {MAX_USER_ID_CHARACTERS} are accepted"
+    if has_control_character(user_id):
+        return "the user id has control characters"
+    return None
+
+
+def _is_storable(key: str) -> bool:
+    """False for the two kinds of key that Postgres cannot hold as text: no UTF-8, and with a zero byte."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in key

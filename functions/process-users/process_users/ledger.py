@@ -1,0 +1,283 @@
+"""The ledger of source objects and the users that follow from it: every statement of a commit, in its order."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from process_users.batches import Outcome, build_batch, to_copy_text
+from serving.postgres import Connection
+
+ENTRIES_PAGE = 5_000
+
+
+class Entry(NamedTuple):
+    """What the ledger says of a key; `revision` changes with every commit that touches it."""
+
+    key: str
+    etag: str | None
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a commit did: users inserted or changed, users removed, and the keys it left out.
+
+    A key is left out because another commit settled it after it was read here: it must be read again.
+    """
+
+    upserted: int
+    removed: int
+    conflicts: list[str]
+
+
+class Ledger:
+    """The ledger over one connection; `bucket` is the name that picture paths begin with."""
+
+    def __init__(self, connection: Connection, *, bucket: str) -> None:
+        self._connection = connection
+        self._bucket = bucket
+        for statement in _CREATE_STAGE:
+            connection.run(statement)
+
+    def use_copies(self) -> None:
+        """From now on work on temporary copies of the tables: what is done then changes nothing."""
+        self._connection.run("begin isolation level repeatable read")
+        self._connection.run(_CREATE_COPIES)
+        self._connection.run("commit")
+
+    def fetch_rules(self) -> str:
+        """Return the version of the rules, the bucket and the prefix that the ledger was made with."""
+        return self._connection.run("select rules from state")[0][0]
+
+    def store_rules(self, rules: str) -> None:
+        """Remember what the whole ledger has now been made with."""
+        self._connection.run("update state set rules = cast(:rules as text) where rules <> cast(:rules as text)", rules=rules)
+
+    def is_empty(self) -> bool:
+        """True when no object was ever settled, or all are gone."""
+        return not self._connection.run("select 1 from ledger limit 1")
+
+    def fetch_entries(self, start_after: str, end: str | None) -> Iterator[Entry]:
+        """Yield the entries by key as bytes, after start_after and up to end, each page as it is then."""
+        while True:
+            page = self._connection.run_prepared(_FETCH_ENTRIES, start_after=start_after, end=end, limit=ENTRIES_PAGE)
+            yield from map(Entry._make, page)
+            if len(page) < ENTRIES_PAGE:
+                return
+            start_after = page[-1][0]
+
+    def fetch_revisions(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return the revision of each of the keys that has an entry."""
+        rows = self._connection.run_prepared(_FETCH_REVISIONS, keys=list(keys))
+        return dict(map(tuple, rows))
+
+    @contextmanager
+    def commit(self) -> Iterator[None]:
+        """Do the block in one transaction while no other can commit."""
+        with self._connection.transaction():
+            self._connection.run("update state set commits = commits + 1")
+            yield
+
+    def apply(self, outcomes: Sequence[Outcome], *, remove_users: bool = False) -> Applied:
+        """Settle the keys and then their users, inside of `commit`.
+
+        With remove_users, users among them that have no record left are removed.
+        """
+        if not outcomes:
+            return Applied(0, 0, [])
+        run, bucket = self._connection.run_prepared, self._bucket
+        self._connection.copy_in(_COPY_STAGE, [to_copy_text(build_batch(outcomes))])
+        conflicts = [row[0] for row in run(_TAKE_CONFLICTS)]
+        rejects_changed = run(_HAVE_REJECTS_CHANGED)[0][0]
+        run(_DELETE_ENTRIES)
+        run(_UPSERT_ENTRIES)
+        rejects_changed |= self._changed_by(_MARK_DUPLICATES) > 0
+        run(_FIND_TOUCHED, bucket=bucket)
+        upserted = self._changed_by(_UPSERT_USERS)
+        upserted += self._changed_by(_UPDATE_PICTURES)
+        removed = self._changed_by(_REMOVE_TOUCHED) if remove_users else 0
+        self._step_versions(users=upserted + removed > 0, rejects=rejects_changed)
+        return Applied(upserted, removed, conflicts)
+
+    def remove_users(self) -> int:
+        """Remove every user that has no record, in a transaction of its own; returns how many."""
+        with self.commit():
+            removed = self._changed_by(_REMOVE_USERS)
+            self._step_versions(users=removed > 0, rejects=False)
+        return removed
+
+    def fetch_rejects(self, limit: int) -> list[dict[str, str]]:
+        """Return the first rejects by key."""
+        rows = self._connection.run("select key, reason, detail from rejects order by key limit :limit", limit=limit)
+        return [dict(zip(("key", "reason", "detail"), row, strict=True)) for row in rows]
+
+    def count_rejects(self) -> int:
+        """Return how many objects are rejected now."""
+        return self._connection.run("select count(*) from rejects")[0][0]
+
+    def count_users(self) -> int:
+        """Return how many users there are now."""
+        return self._connection.run("select count(*) from users")[0][0]
+
+    def refresh_statistics(self) -> None:
+        """Let the planner know of a large load now, not when autovacuum comes by."""
+        self._connection.run("analyze users, ledger")
+
+    def _changed_by(self, sql: str) -> int:
+        self._connection.run_prepared(sql)  # pyright: ignore[reportArgumentType]  the constants below
+        return max(0, self._connection.row_count)
+
+    def _step_versions(self, *, users: bool, rejects: bool) -> None:
+        if users:
+            self._connection.run("update state set data_version = data_version + 1")
+        if rejects:
+            self._connection.run("update state set rejects_version = rejects_version + 1")
+
+
+_CREATE_STAGE = (
+    """
+    create temp table stage (
+        key text collate "C" primary key, expected bigint not null, gone boolean not null, etag text,
+        user_id text collate "C", picture smallint, first_name text, last_name text, birthts bigint,
+        reason text, detail text
+    ) on commit delete rows
+    """,
+    'create temp table touched (user_id text collate "C" primary key, img_path text) on commit delete rows',
+)
+
+# Temporary tables come first in the search path, so every statement here works on the copies unchanged.
+_CREATE_COPIES = """
+do $$
+declare
+    rejects text := pg_get_viewdef('rejects');
+begin
+    create temp table users (like public.users including all);
+    create temp table ledger (like public.ledger including all);
+    create temp table state (like public.state including all);
+    insert into users (user_id, first_name, last_name, birthdate, img_path)
+    select user_id, first_name, last_name, birthdate, img_path from public.users;
+    insert into ledger select * from public.ledger;
+    insert into state select * from public.state;
+    execute 'create temp view rejects as ' || rejects;
+end
+$$
+"""
+
+_FETCH_ENTRIES = """
+select key, etag, revision
+from ledger
+where key > cast(:start_after as text) and (cast(:end as text) is null or key <= cast(:end as text))
+order by key
+limit cast(:limit as bigint)
+"""
+
+_FETCH_REVISIONS = "select key, revision from ledger where key = any(cast(:keys as text[]))"
+
+_COPY_STAGE = """
+copy stage from stdin (
+    format csv,
+    force_null (etag, user_id, first_name, last_name, reason, detail)
+)
+"""
+
+# Somebody settled the key after it was read here.
+_TAKE_CONFLICTS = """
+delete from stage s
+where s.expected <> coalesce((select l.revision from ledger l where l.key = s.key), 0)
+returning s.key
+"""
+
+_HAVE_REJECTS_CHANGED = """
+select exists (
+    select 1
+    from stage s
+    left join ledger l on l.key = s.key
+    where (s.reason, s.detail) is distinct from (l.reason, l.detail)
+       or s.gone and l.duplicate
+)
+"""
+
+_DELETE_ENTRIES = """
+delete from ledger l
+using stage s
+where l.key = s.key and s.gone
+"""
+
+_UPSERT_ENTRIES = """
+insert into ledger (key, etag, revision, user_id, picture, first_name, last_name, birthts, reason, detail)
+select s.key, s.etag, state.commits, s.user_id, s.picture, s.first_name, s.last_name, s.birthts, s.reason, s.detail
+from stage s, state
+where not s.gone
+on conflict (key) do update
+set etag = excluded.etag,
+    revision = excluded.revision,
+    user_id = excluded.user_id,
+    picture = excluded.picture,
+    first_name = excluded.first_name,
+    last_name = excluded.last_name,
+    birthts = excluded.birthts,
+    reason = excluded.reason,
+    detail = excluded.detail
+"""
+
+# The record of a user is the one with the smallest key, whether it is valid or not.
+_MARK_DUPLICATES = """
+update ledger l
+set duplicate = not l.duplicate
+from (
+    select key, duplicate, row_number() over (partition by user_id order by key) > 1 as is_duplicate
+    from ledger
+    where picture is null and user_id in (select user_id from stage)
+) found
+where l.key = found.key and found.duplicate <> found.is_duplicate
+"""
+
+# The users to decide about, each with the picture that is theirs now.
+_FIND_TOUCHED = """
+insert into touched (user_id, img_path)
+select s.user_id, cast(:bucket as text) || '/' || (
+    select p.key
+    from ledger p
+    where p.user_id = s.user_id and p.picture is not null
+    order by p.picture, p.key
+    limit 1
+)
+from (select distinct user_id from stage where user_id is not null) s
+"""
+
+_UPSERT_USERS = """
+insert into users (user_id, first_name, last_name, birthdate, img_path)
+select l.user_id, l.first_name, l.last_name, timestamptz 'epoch' + l.birthts * interval '1 millisecond', t.img_path
+from touched t
+join ledger l on l.user_id = t.user_id
+where l.picture is null and l.reason is null and not l.duplicate
+order by l.user_id
+on conflict (user_id) do update
+set first_name = excluded.first_name,
+    last_name = excluded.last_name,
+    birthdate = excluded.birthdate,
+    img_path = excluded.img_path
+where (users.first_name, users.last_name, users.birthdate, users.img_path)
+    is distinct from (excluded.first_name, excluded.last_name, excluded.birthdate, excluded.img_path)
+"""
+
+# For users whose record is rejected or gone: they keep what they had, but not a picture that went.
+_UPDATE_PICTURES = """
+update users u
+set img_path = t.img_path
+from touched t
+where u.user_id = t.user_id and u.img_path is distinct from t.img_path
+"""
+
+_REMOVE_TOUCHED = """
+delete from users u
+using touched t
+where u.user_id = t.user_id
+  and not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+"""
+
+_REMOVE_USERS = """
+delete from users u
+where not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+"""

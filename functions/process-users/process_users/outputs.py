@@ -1,0 +1,155 @@
+"""The two files a run leaves: output.csv and rejects.csv, replaced whole and only when they are not current."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, LiteralString
+from urllib.parse import urlsplit
+
+from process_users.bucket import Bucket, StoreUnavailableError
+from process_users.settings import Settings, StoreSettings
+from serving.postgres import Connection
+
+FETCHED_ROWS = 2_000
+PART_BYTES = 5 << 20  # the smallest that S3 takes
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file made from a query; its version, etag and rows as they were stored are columns of `state`."""
+
+    key: str
+    header: tuple[str, ...]
+    query: LiteralString
+    fetch_state: LiteralString  # version now, version stored, etag stored
+    store_state: LiteralString
+
+
+USERS = Output(
+    key="output.csv",
+    header=("user_id", "first_name", "last_name", "birthts", "img_path"),
+    query="""
+        declare output no scroll cursor for
+        select user_id, first_name, last_name, cast(date_part('epoch', birthdate) * 1000 as bigint), img_path
+        from users
+        order by user_id
+    """,
+    fetch_state="select data_version, output_version, output_etag from state",
+    store_state="""
+        update state
+        set output_version = cast(:version as bigint),
+            output_etag = cast(:etag as text),
+            output_rows = cast(:rows as bigint)
+    """,
+)
+REJECTS = Output(
+    key="rejects.csv",
+    header=("key", "reason", "detail"),
+    query="""
+        declare output no scroll cursor for
+        select key, reason, detail
+        from rejects
+        order by key
+    """,
+    fetch_state="select rejects_version, rejects_output_version, rejects_output_etag from state",
+    store_state="""
+        update state
+        set rejects_output_version = cast(:version as bigint),
+            rejects_output_etag = cast(:etag as text)
+        where cast(:rows as bigint) >= 0
+    """,
+)
+
+
+def store_outputs(connection: Connection, settings: Settings) -> int:
+    """Bring both files up to date; returns how many rows output.csv has.
+
+    The connection is the one that holds the run's lock: when it is lost, nothing more is written.
+    """
+    bucket = Bucket(settings.store, settings.output_bucket)
+    try:
+        for output in (USERS, REJECTS):
+            version, stored_version, stored_etag = connection.run(output.fetch_state)[0]
+            if version != stored_version or not stored_etag or bucket.fetch_etag(output.key) != stored_etag:
+                _store(connection, output, settings)
+    finally:
+        bucket.close()
+    return connection.run("select output_rows from state")[0][0]
+
+
+def _store(connection: Connection, output: Output, settings: Settings) -> None:
+    """Upload one snapshot of the query, then remember of which version it is."""
+    with connection.transaction(snapshot=True):
+        version = connection.run(output.fetch_state)[0][0]
+        text = _CsvText(connection, output)
+        etag = _upload(settings.store, settings.output_bucket, output.key, text)
+    connection.run(output.store_state, version=version, etag=etag, rows=text.rows)
+
+
+def _upload(store: StoreSettings, bucket: str, key: str, text: "_CsvText") -> str:
+    """Upload a stream of unknown length and return its etag; nobody sees it before it is whole."""
+    # Imported where it is used: a run that changes nothing does without it.
+    from minio import Minio
+    from minio.error import MinioException
+    from urllib3 import PoolManager, Retry, Timeout
+    from urllib3.exceptions import HTTPError
+
+    address = urlsplit(store.endpoint)
+    with PoolManager(timeout=Timeout(connect=2, read=7), retries=Retry(2, backoff_factor=0.2)) as pool:
+        client = Minio(
+            endpoint=address.netloc,
+            access_key=store.access_key,
+            secret_key=store.secret_key,
+            secure=address.scheme == "https",
+            region=store.region,
+            http_client=pool,
+        )
+        try:
+            result = client.put_object(
+                bucket_name=bucket,
+                object_name=key,
+                data=text,  # pyright: ignore[reportArgumentType]  only read() is called
+                length=-1,
+                part_size=PART_BYTES,
+                num_parallel_uploads=1,
+                content_type="text/csv; charset=utf-8",
+            )
+        except (MinioException, HTTPError, OSError) as error:
+            raise StoreUnavailableError(f"storing {key} failed: {type(error).__name__}") from error
+    return (result.etag or "").strip('"')
+
+
+class _CsvText:
+    """The rows of an output as a readable stream of CSV; holds FETCHED_ROWS of them at a time."""
+
+    def __init__(self, connection: Connection, output: Output) -> None:
+        self.rows = 0
+        self._chunks = self._produce(connection, output)
+        self._left = b""
+
+    def read(self, size: int) -> bytes:
+        """Return size bytes, fewer only at the end."""
+        parts = [self._left]
+        length = len(self._left)
+        while length < size and (chunk := next(self._chunks, None)) is not None:
+            parts.append(chunk)
+            length += len(chunk)
+        text = b"".join(parts)
+        self._left = text[size:]
+        return text[:size]
+
+    def _produce(self, connection: Connection, output: Output) -> Iterator[bytes]:
+        yield _to_csv([output.header])
+        connection.run(output.query)
+        while rows := connection.run(f"fetch {FETCHED_ROWS} from output"):
+            self.rows += len(rows)
+            yield _to_csv(rows)
+        # The session answers, so it still holds the lock: the upload may be completed.
+        connection.run("close output")
+
+
+def _to_csv(rows: Any) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

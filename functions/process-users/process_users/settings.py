@@ -1,0 +1,61 @@
+"""Settings of process-users, from the environment and checked all at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from serving.settings import Environment, PostgresSettings, ServingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the S3-compatible store is; `endpoint` is an http or https address without a path."""
+
+    endpoint: str
+    region: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that process-users can be told."""
+
+    serving: ServingSettings
+    postgres: PostgresSettings
+    store: StoreSettings
+    source_bucket: str
+    source_prefix: str
+    output_bucket: str
+    remove_users: bool
+    events_token: str = field(repr=False)
+
+    @classmethod
+    def from_env(cls, mapping: Mapping[str, str]) -> "Settings":
+        """Read the settings; raises SettingsError that names each one that is missing or malformed."""
+        env = Environment(mapping)
+        settings = cls(
+            serving=ServingSettings.from_environment(env),
+            postgres=PostgresSettings.from_environment(env),
+            store=StoreSettings(
+                endpoint=env.url("MINIO_ENDPOINT"),
+                region=env.text("MINIO_REGION", "us-east-1"),
+                access_key=env.text("MINIO_ACCESS_KEY"),
+                secret_key=env.text("MINIO_SECRET_KEY"),
+            ),
+            source_bucket=env.text("SOURCE_BUCKET", "src-data"),
+            source_prefix=env.matching(
+                "SOURCE_PREFIX", "", accepts=lambda value: value.endswith("/"), wanted="a text that ends in /"
+            ),
+            output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
+            remove_users=env.choice("ON_SOURCE_DELETE", "keep", choices=("keep", "remove")) == "remove",
+            events_token=env.text("EVENTS_TOKEN", ""),
+        )
+        env.check()
+        return settings
+
+    @property
+    def rules(self) -> str:
+        """What the ledger was made with; when it differs, every object is read again."""
+        from process_users.records import RULES_VERSION
+
+        return f"{RULES_VERSION} {self.source_bucket}/{self.source_prefix}"

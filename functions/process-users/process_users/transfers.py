@@ -1,0 +1,171 @@
+"""Signed S3 requests, many at a time, by libcurl: over three times as fast as a pool of threads."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pycurl
+
+from process_users.settings import StoreSettings
+
+CONCURRENCY = 32
+CONNECT_TIMEOUT_MS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A GET of a path; `query` is percent-encoded and in the order of its names, as signatures want it."""
+
+    path: str
+    query: str = ""
+    byte_range: str | None = None
+    max_bytes: int = 0  # 0: any length
+    timeout_ms: int = 3_000
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; `status` 0 when there was none. `modified` in seconds since 1970, -1 when not told."""
+
+    status: int
+    body: bytes
+    etag: str
+    modified: int
+    is_too_large: bool = False
+
+
+class Transfers:
+    """Sends requests to one store over connections that it keeps; for one thread."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self._settings = settings
+        self._multi = pycurl.CurlMulti()
+        self._idle: list[_Transfer] = []
+        self._count = 0
+
+    def send(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Response]]:
+        """Yield each request with its answer, in the order the answers come.
+
+        At most CONCURRENCY are under way, and no more are taken from `requests` than that. Closing the
+        iterator abandons those under way.
+        """
+        waiting = iter(requests)
+        under_way: dict[pycurl.Curl, _Transfer] = {}
+        try:
+            while True:
+                while len(under_way) < CONCURRENCY and (request := next(waiting, None)) is not None:
+                    transfer = self._start(request)
+                    under_way[transfer.curl] = transfer
+                if not under_way:
+                    return
+                for curl, error in self._wait():
+                    transfer = under_way.pop(curl)
+                    self._multi.remove_handle(curl)
+                    answer = transfer.request, transfer.to_response(error)
+                    self._idle.append(transfer)
+                    yield answer
+        finally:
+            for curl in under_way:
+                self._multi.remove_handle(curl)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for transfer in self._idle:
+            transfer.curl.close()
+        self._idle.clear()
+        self._multi.close()
+
+    def _start(self, request: Request) -> "_Transfer":
+        transfer = self._idle.pop() if self._idle else _Transfer(self._settings)
+        transfer.prepare(request)
+        self._multi.add_handle(transfer.curl)
+        return transfer
+
+    def _wait(self) -> list[tuple[pycurl.Curl, int]]:
+        """Return what has finished since the last call, at least one: handle and libcurl's error or 0."""
+        while True:
+            self._multi.perform()
+            finished: list[tuple[pycurl.Curl, int]] = []
+            left = 1
+            while left:
+                left, done, failed = self._multi.info_read()
+                finished += [(curl, 0) for curl in done]
+                finished += [(curl, error) for curl, error, _ in failed]
+            if finished:
+                return finished
+            self._multi.select(1.0)
+
+
+class _Transfer:
+    """A libcurl handle with the request it is used for now."""
+
+    def __init__(self, settings: StoreSettings) -> None:
+        self.request = Request("/")
+        self.curl = curl = pycurl.Curl()
+        self._base = settings.endpoint
+        self._headers: list[bytes] = []
+        self._body = BytesIO()
+        curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{settings.region}:s3")
+        curl.setopt(pycurl.USERPWD, f"{settings.access_key}:{settings.secret_key}")
+        curl.setopt(pycurl.HTTPHEADER, ["x-amz-content-sha256: UNSIGNED-PAYLOAD", "Accept:", "User-Agent: rollcall"])
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, CONNECT_TIMEOUT_MS)
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.NOPROXY, urlsplit(settings.endpoint).hostname or "")
+        curl.setopt(pycurl.OPT_FILETIME, 1)
+        curl.setopt(pycurl.TCP_NODELAY, 1)
+        curl.setopt(pycurl.HEADERFUNCTION, self._take_header)
+        curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
+
+    def prepare(self, request: Request) -> None:
+        self.request = request
+        self._headers.clear()
+        self._body = BytesIO()
+        curl = self.curl
+        curl.setopt(pycurl.URL, self._base + request.path + (f"?{request.query}" if request.query else ""))
+        curl.setopt(pycurl.TIMEOUT_MS, request.timeout_ms)
+        if request.byte_range is None:
+            curl.unsetopt(pycurl.RANGE)
+        else:
+            curl.setopt(pycurl.RANGE, request.byte_range)
+
+    def to_response(self, error: int) -> Response:
+        curl: Any = self.curl
+        too_large = error == pycurl.E_WRITE_ERROR and self._is_over_limit(self._body.tell() + 1)
+        answered = error == 0 or too_large
+        return Response(
+            status=curl.getinfo(pycurl.RESPONSE_CODE) if answered else 0,
+            body=self._body.getvalue(),
+            etag=self._find_etag(),
+            modified=curl.getinfo(pycurl.INFO_FILETIME),
+            is_too_large=too_large,
+        )
+
+    def _find_etag(self) -> str:
+        for line in self._headers:
+            if line[:5].lower() == b"etag:":
+                return line[5:].strip().decode("latin-1").strip('"')
+        return ""
+
+    def _take_header(self, line: bytes) -> None:
+        self._headers.append(line)
+
+    def _take_body(self, data: bytes) -> int:
+        if self._is_over_limit(self._body.tell() + len(data)):
+            self._body.seek(self.request.max_bytes)
+            return 0  # ends the transfer
+        return self._body.write(data)
+
+    def _is_over_limit(self, length: int) -> bool:
+        return 0 < self.request.max_bytes < length
+
+
+def quote_text(text: str) -> str:
+    """Percent-encode every byte that is not unreserved, as signatures want it."""
+    return quote(text, safe="", errors="surrogateescape")
+
+
+def quote_path(bucket: str, key: str = "") -> str:
+    """Return the path of a bucket or of an object in it."""
+    return f"/{quote_text(bucket)}" + (f"/{quote_text(key)}" if key else "")
