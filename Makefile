@@ -27,7 +27,7 @@ bench: $(VENV)/.tests ## measure what is promised about speed and memory
 	"$(VENV)/bin/python" -m pytest -s tests/bench
 lint: $(VENV)/.tests ## ruff and basedpyright
 	"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check .
-	"$(VENV)/bin/basedpyright" --pythonpath "$(VENV)/bin/python"
+	"$(VENV)/bin/python" -m basedpyright --pythonpath "$(VENV)/bin/python"
 format: $(VENV)/.tests ## put the code into its one form
 	"$(VENV)/bin/ruff" check --fix . && "$(VENV)/bin/ruff" format .
 
@@ -45,14 +45,14 @@ docker:
 	@test -n "$(COMPOSE)" || { echo "Docker with its compose command is needed here (it is not for: make run)." >&2; exit 1; }
 
 requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
-	@"$(VENV)/bin/pip" install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
+	@"$(VENV)/bin/python" -m pip install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
 clean: ## remove what make made here: the virtual environment and the data of make run
 	@PYTHONPATH=local $(PYTHON) -m rollcall.clean "$(VENV)"
 
-$(VENV)/.python: pyproject.toml
-	@PYTHONPATH=local $(PYTHON) local/make_venv.py "$(VENV)" && touch $@
+$(VENV)/.python:
+	@$(PYTHON) local/make_venv.py "$(VENV)" && touch $@
 $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
-	"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
+	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
-	"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
+	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
 .PHONY: help run upload test test-compose bench lint format local-up local-down local-reset local-logs docker requirements clean

@@ -14,8 +14,8 @@ def problem():
     version = sys.version_info[:2]
     if not OLDEST <= version <= NEWEST:
         return (
-            "Rollcall needs Python 3.11 to 3.14 and %s is %d.%d: choose one, as in `make run PYTHON=python3.13`."
-            % ((sys.executable,) + version)
+            "Rollcall needs Python 3.11 to 3.14 and %s is %d.%d: "
+            "choose one, as in `make run PYTHON=python3.13`." % (sys.executable, version[0], version[1])
         )
     try:
         # Debian and Ubuntu ship venv without ensurepip, which it needs
@@ -23,8 +23,9 @@ def problem():
         import venv  # noqa: F401
     except ImportError:
         return (
-            "%s has no venv module: install it (Debian, Ubuntu: apt install python%d.%d-venv) "
-            "or choose another Python, as in `make run PYTHON=python3.13`." % ((sys.executable,) + version)
+            "%s has no venv module: install it (Debian, Ubuntu: apt install python%d.%d-venv) or "
+            "choose another Python, as in `make run PYTHON=python3.13`."
+            % (sys.executable, version[0], version[1])
         )
     return None
 
