@@ -43,4 +43,5 @@ def log_error(event: str, error: BaseException, **fields: object) -> None:
     """Log an unexpected error: its kind and where it came from, but not its message, which may quote data."""
     frames = traceback.extract_tb(error.__traceback__)
     where = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-6:]]
-    log(event, level=logging.ERROR, error=type(error).__name__, where=where, **fields)
+    kind = type(error).__name__
+    log(event, level=logging.ERROR, error=kind, code=getattr(error, "code", None), where=where, **fields)

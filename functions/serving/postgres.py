@@ -48,6 +48,14 @@ class DatabaseUnavailableError(Exception):
     code = "database_unavailable"
 
 
+class StatementError(Exception):
+    """Postgres refused a statement: a defect of ours. `code` is the SQLSTATE; the session goes on."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"Postgres answered {code}")
+        self.code = code
+
+
 class Connection:
     """One session; not to be shared between threads. `broken` once it must not be used again."""
 
@@ -67,11 +75,6 @@ class Connection:
                 sock=self._socket,
             )
 
-    @property
-    def row_count(self) -> int:
-        """Rows that the last statement changed or returned."""
-        return self._driver.row_count
-
     def run(self, sql: LiteralString, **params: object) -> list[Row]:
         """Run one statement and return its rows; parameters are sent as untyped text: cast them in SQL."""
         with self._errors():
@@ -90,7 +93,7 @@ class Connection:
         try:
             with self._errors():
                 self._driver.run(sql, stream=chunks)
-        except DatabaseError:
+        except StatementError:
             raise
         except BaseException:
             self.broken = True  # the protocol is left in the middle of the stream
@@ -125,7 +128,7 @@ class Connection:
             return
         try:
             self.run("rollback")
-        except (DatabaseUnavailableError, DatabaseError):
+        except (DatabaseUnavailableError, StatementError):
             self.broken = True
 
     @contextmanager
@@ -136,7 +139,7 @@ class Connection:
         except DatabaseError as error:
             code = _sqlstate(error)
             if not code.startswith(_UNAVAILABLE_CLASSES) and code not in _UNAVAILABLE_CODES:
-                raise
+                raise StatementError(code) from error
             self.broken = self.broken or code[:2] in ("08", "57", "58", "XX")
             raise DatabaseUnavailableError(f"Postgres answered {code}") from error
         except (InterfaceError, OSError, AttributeError) as error:
@@ -168,9 +171,9 @@ class Pool:
         try:
             yield connection
         except BaseException as error:
-            # An unfinished answer or transaction may be left behind: only errors of the server's are known
+            # An unfinished answer or transaction may be left behind: only refused statements are known
             # to leave the session as it was.
-            connection.broken = connection.broken or not isinstance(error, DatabaseError)
+            connection.broken = connection.broken or not isinstance(error, StatementError)
             raise
         finally:
             self.give_back(connection)

@@ -92,18 +92,18 @@ class Ledger:
         rejects_changed = run(_HAVE_REJECTS_CHANGED)[0][0]
         run(_DELETE_ENTRIES)
         run(_UPSERT_ENTRIES)
-        rejects_changed |= self._changed_by(_MARK_DUPLICATES) > 0
+        rejects_changed |= run(_MARK_DUPLICATES)[0][0] > 0
         run(_FIND_TOUCHED, bucket=bucket)
-        upserted = self._changed_by(_UPSERT_USERS)
-        upserted += self._changed_by(_UPDATE_PICTURES)
-        removed = self._changed_by(_REMOVE_TOUCHED) if remove_users else 0
+        upserted = run(_UPSERT_USERS)[0][0]
+        upserted += run(_UPDATE_PICTURES)[0][0]
+        removed = run(_REMOVE_TOUCHED)[0][0] if remove_users else 0
         self._step_versions(users=upserted + removed > 0, rejects=rejects_changed)
         return Applied(upserted, removed, conflicts)
 
     def remove_users(self) -> int:
         """Remove every user that has no record, in a transaction of its own; returns how many."""
         with self.commit():
-            removed = self._changed_by(_REMOVE_USERS)
+            removed = self._connection.run(_REMOVE_USERS)[0][0]
             self._step_versions(users=removed > 0, rejects=False)
         return removed
 
@@ -123,10 +123,6 @@ class Ledger:
     def refresh_statistics(self) -> None:
         """Let the planner know of a large load now, not when autovacuum comes by."""
         self._connection.run("analyze users, ledger")
-
-    def _changed_by(self, sql: str) -> int:
-        self._connection.run_prepared(sql)  # pyright: ignore[reportArgumentType]  the constants below
-        return max(0, self._connection.row_count)
 
     def _step_versions(self, *, users: bool, rejects: bool) -> None:
         if users:
@@ -177,7 +173,7 @@ _FETCH_REVISIONS = "select key, revision from ledger where key = any(cast(:keys 
 _COPY_STAGE = """
 copy stage from stdin (
     format csv,
-    force_null (etag, user_id, first_name, last_name, reason, detail)
+    force_null (etag, user_id, picture, first_name, last_name, birthts, reason, detail)
 )
 """
 
@@ -223,14 +219,18 @@ set etag = excluded.etag,
 
 # The record of a user is the one with the smallest key, whether it is valid or not.
 _MARK_DUPLICATES = """
-update ledger l
-set duplicate = not l.duplicate
-from (
-    select key, duplicate, row_number() over (partition by user_id order by key) > 1 as is_duplicate
-    from ledger
-    where picture is null and user_id in (select user_id from stage)
-) found
-where l.key = found.key and found.duplicate <> found.is_duplicate
+with changed as (
+    update ledger l
+    set duplicate = not l.duplicate
+    from (
+        select key, duplicate, row_number() over (partition by user_id order by key) > 1 as is_duplicate
+        from ledger
+        where picture is null and user_id in (select user_id from stage)
+    ) found
+    where l.key = found.key and found.duplicate <> found.is_duplicate
+    returning 1
+)
+select count(*) from changed
 """
 
 # The users to decide about, each with the picture that is theirs now.
@@ -247,37 +247,53 @@ from (select distinct user_id from stage where user_id is not null) s
 """
 
 _UPSERT_USERS = """
-insert into users (user_id, first_name, last_name, birthdate, img_path)
-select l.user_id, l.first_name, l.last_name, timestamptz 'epoch' + l.birthts * interval '1 millisecond', t.img_path
-from touched t
-join ledger l on l.user_id = t.user_id
-where l.picture is null and l.reason is null and not l.duplicate
-order by l.user_id
-on conflict (user_id) do update
-set first_name = excluded.first_name,
-    last_name = excluded.last_name,
-    birthdate = excluded.birthdate,
-    img_path = excluded.img_path
-where (users.first_name, users.last_name, users.birthdate, users.img_path)
-    is distinct from (excluded.first_name, excluded.last_name, excluded.birthdate, excluded.img_path)
+with changed as (
+    insert into users (user_id, first_name, last_name, birthdate, img_path)
+    select l.user_id, l.first_name, l.last_name, timestamptz 'epoch' + l.birthts * interval '1 millisecond', t.img_path
+    from touched t
+    join ledger l on l.user_id = t.user_id
+    where l.picture is null and l.reason is null and not l.duplicate
+    order by l.user_id
+    on conflict (user_id) do update
+    set first_name = excluded.first_name,
+        last_name = excluded.last_name,
+        birthdate = excluded.birthdate,
+        img_path = excluded.img_path
+    where (users.first_name, users.last_name, users.birthdate, users.img_path)
+        is distinct from (excluded.first_name, excluded.last_name, excluded.birthdate, excluded.img_path)
+    returning 1
+)
+select count(*) from changed
 """
 
 # For users whose record is rejected or gone: they keep what they had, but not a picture that went.
 _UPDATE_PICTURES = """
-update users u
-set img_path = t.img_path
-from touched t
-where u.user_id = t.user_id and u.img_path is distinct from t.img_path
+with changed as (
+    update users u
+    set img_path = t.img_path
+    from touched t
+    where u.user_id = t.user_id and u.img_path is distinct from t.img_path
+    returning 1
+)
+select count(*) from changed
 """
 
 _REMOVE_TOUCHED = """
-delete from users u
-using touched t
-where u.user_id = t.user_id
-  and not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+with changed as (
+    delete from users u
+    using touched t
+    where u.user_id = t.user_id
+      and not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+    returning 1
+)
+select count(*) from changed
 """
 
 _REMOVE_USERS = """
-delete from users u
-where not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+with changed as (
+    delete from users u
+    where not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+    returning 1
+)
+select count(*) from changed
 """
