@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import functions_framework
 from flask import Request, Response
-
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.runs import RunInProgressError, fetch_run, fetch_runs
 from process_users.settings import Settings

@@ -47,15 +47,13 @@ class Application:
         self._checks = checks
         health = [Route("GET", "/healthz", _alive, None), Route("GET", "/readyz", self._ready, None)]
         self._map = Map(
-            [
-                Rule(route.path, methods=[route.method], endpoint=route)
-                for route in (*health, *routes)
-            ],
+            [Rule(route.path, methods=[route.method], endpoint=route) for route in (*health, *routes)],
             merge_slashes=False,
             strict_slashes=True,
         )
 
     def __call__(self, request: Request) -> Response:
+        """Answer one request; never raises."""
         started = time.perf_counter()
         template = ""
         try:
@@ -70,7 +68,7 @@ class Application:
             response = to_response(problem)
         except Exception as error:  # noqa: BLE001  the boundary: nothing of an error may leave
             log_error("request.crashed", error, route=template)
-            response = to_response(ProblemError("internal", "this is a defect of Rollcall; its log says more"))
+            response = to_response(ProblemError("internal", "a defect of Rollcall; its log says more"))
         response.call_on_close(lambda: _log_request(request, response, template, started))
         return response
 
@@ -88,7 +86,7 @@ class Application:
         except HTTPException as error:
             raise ProblemError("not_found", "there is nothing at this path") from error
 
-    def _ready(self, request: Request) -> Response:  # noqa: ARG002
+    def _ready(self, request: Request) -> Response:
         """Answer 200 when every dependency can be reached, else 503 naming those that cannot."""
         away = sorted(name for name, check in self._checks.items() if not _passes(check))
         if away:
@@ -105,7 +103,7 @@ def to_json(document: object, *, status: int = 200) -> Response:
     return response
 
 
-def _alive(request: Request) -> Response:  # noqa: ARG001
+def _alive(request: Request) -> Response:
     return to_json({"status": "alive"})
 
 

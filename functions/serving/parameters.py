@@ -25,9 +25,10 @@ def parse_query(query: bytes, known: Mapping[str, Callable[[str], T]]) -> dict[s
         name, value = _decode(raw_name), _decode(raw_value)
         if name not in known:
             accepted = ", ".join(sorted(known)) or "none"
-            raise _problem("parameter_unknown", name, f"{_quote(name)} is no parameter here; accepted: {accepted}")
+            detail = f"{_quote(name)} is no parameter here; accepted: {accepted}"
+            raise _problem("parameter_unknown", name, detail)
         if name in values:
-            raise _problem("parameter_repeated", name, f"{name} came more than once; it is accepted once")
+            raise _problem("parameter_repeated", name, f"{name} came more than once, accepted is once")
         values[name] = _parse(name, value, known[name])
     return values
 
@@ -44,7 +45,8 @@ def integer_parser(minimum: int, maximum: int) -> Callable[[str], int]:
 
     def parse(value: str) -> int:
         # Not int() alone: it takes "1_0", "+1" and the digits of other scripts.
-        if not (value.isascii() and value.isdigit() and len(value) <= 18 and minimum <= int(value) <= maximum):
+        is_number = value.isascii() and value.isdigit() and len(value) <= 18
+        if not (is_number and minimum <= int(value) <= maximum):
             raise ValueError(f"a whole number from {minimum} to {maximum} in ASCII digits")
         return int(value)
 
@@ -57,7 +59,8 @@ def _parse(name: str, value: str, parser: Callable[[str], T]) -> T:
     try:
         return parser(value)
     except ValueError as error:
-        raise _problem("parameter_malformed", name, f"{name} is {_quote(value)}; accepted is {error}") from error
+        detail = f"{name} is {_quote(value)}; accepted is {error}"
+        raise _problem("parameter_malformed", name, detail) from error
 
 
 def _accepted(parser: Callable[[str], object]) -> str:
@@ -77,8 +80,8 @@ def _decode(raw: bytes) -> str:
         if "\x00" in decoded:
             raise ValueError
     except ValueError as error:
-        shown = _quote(text)
-        raise ProblemError("query_malformed", f"{shown} in the query is not percent-encoded UTF-8 text") from error
+        detail = f"{_quote(text)} in the query is not percent-encoded UTF-8 text"
+        raise ProblemError("query_malformed", detail) from error
     return decoded
 
 

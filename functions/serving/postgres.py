@@ -145,7 +145,8 @@ class Connection:
         except (InterfaceError, OSError, AttributeError) as error:
             # AttributeError: the driver's answer to a session that ended while it was logging in.
             self.broken = True
-            raise DatabaseUnavailableError(f"the connection to Postgres failed: {type(error).__name__}") from error
+            detail = f"the connection to Postgres failed: {type(error).__name__}"
+            raise DatabaseUnavailableError(detail) from error
 
 
 @dataclass(slots=True)

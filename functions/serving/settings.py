@@ -6,6 +6,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 T = TypeVar("T")
+SSL_MODES = ("disable", "prefer", "require", "verify-full")
 
 
 class SettingsError(Exception):
@@ -111,7 +112,7 @@ class PostgresSettings:
             port=env.integer("PGPORT", 5432, minimum=1, maximum=65535),
             user=env.text("PGUSER"),
             database=env.text("PGDATABASE"),
-            sslmode=env.choice("PGSSLMODE", "prefer", choices=("disable", "prefer", "require", "verify-full")),
+            sslmode=env.choice("PGSSLMODE", "prefer", choices=SSL_MODES),
             sslrootcert=env.text("PGSSLROOTCERT", ""),
             password=env.text("PGPASSWORD", ""),
         )

@@ -50,9 +50,8 @@ DTYPES = {
 def build_batch(outcomes: Sequence[Outcome]) -> pandas.DataFrame:
     """Return the outcomes as a DataFrame with the columns and types of DTYPES; each key is in it once."""
     columns = zip(*outcomes, strict=True) if outcomes else ([] for _ in DTYPES)
-    batch = pandas.DataFrame(
-        {name: pandas.array(list(values), dtype=dtype) for (name, dtype), values in zip(DTYPES.items(), columns, strict=True)}
-    )
+    typed = zip(DTYPES.items(), columns, strict=True)
+    batch = pandas.DataFrame({name: pandas.array(list(cells), dtype=dtype) for (name, dtype), cells in typed})
     if not batch["key"].is_unique:
         raise ValueError("a key is in the batch twice")
     return batch

@@ -73,7 +73,7 @@ class Bucket:
     def list_objects(
         self, prefix: str, *, start_after: str = "", end: str | None = None, page_keys: int = PAGE_KEYS
     ) -> Iterator[Listed]:
-        """Yield the objects whose keys begin with prefix, by key as bytes, after start_after and up to end."""
+        """Yield the objects under prefix by key as bytes, after start_after up to and with end."""
         token: str | None = ""
         last = b""
         while token is not None:
@@ -89,7 +89,7 @@ class Bucket:
                 yield listed
 
     def read(self, sources: Iterable[SourceKey]) -> Iterator[Reading]:
-        """Ask for each object itself: the content of records, the mere presence of pictures.
+        """Ask for each object: the content of records, the mere presence of pictures.
 
         Yields one reading for each source, in any order. What concerns one object alone is UNREADABLE after
         three tries. Raises StoreUnavailableError when the store is away or leaves nearly all unanswered.
@@ -145,7 +145,7 @@ class Bucket:
         return _parse_page(response.body)
 
     def _ask(self, request: Request, timeout_s: float) -> Response:
-        """Send one request; again, while there is time, when the answer is none or a failure of the server."""
+        """Send one request; again, while there is time, when there is no answer or a server's error."""
         deadline = time.monotonic() + timeout_s
         for pause_s in (*PAUSES_S, None):
             left_ms = max(1, int((deadline - time.monotonic()) * 1000))

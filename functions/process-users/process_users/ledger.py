@@ -1,12 +1,13 @@
-"""The ledger of source objects and the users that follow from it: every statement of a commit, in its order."""
+"""The ledger of source objects and the users that follow from it: each statement of a commit, in order."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from process_users.batches import Outcome, build_batch, to_copy_text
 from serving.postgres import Connection
+
+from process_users.batches import Outcome, build_batch, to_copy_text
 
 ENTRIES_PAGE = 5_000
 
@@ -52,7 +53,7 @@ class Ledger:
 
     def store_rules(self, rules: str) -> None:
         """Remember what the whole ledger has now been made with."""
-        self._connection.run("update state set rules = cast(:rules as text) where rules <> cast(:rules as text)", rules=rules)
+        self._connection.run(_STORE_RULES, rules=rules)
 
     def is_empty(self) -> bool:
         """True when no object was ever settled, or all are gone."""
@@ -61,7 +62,9 @@ class Ledger:
     def fetch_entries(self, start_after: str, end: str | None) -> Iterator[Entry]:
         """Yield the entries by key as bytes, after start_after and up to end, each page as it is then."""
         while True:
-            page = self._connection.run_prepared(_FETCH_ENTRIES, start_after=start_after, end=end, limit=ENTRIES_PAGE)
+            page = self._connection.run_prepared(
+                _FETCH_ENTRIES, start_after=start_after, end=end, limit=ENTRIES_PAGE
+            )
             yield from map(Entry._make, page)
             if len(page) < ENTRIES_PAGE:
                 return
@@ -109,7 +112,7 @@ class Ledger:
 
     def fetch_rejects(self, limit: int) -> list[dict[str, str]]:
         """Return the first rejects by key."""
-        rows = self._connection.run("select key, reason, detail from rejects order by key limit :limit", limit=limit)
+        rows = self._connection.run(_FETCH_REJECTS, limit=limit)
         return [dict(zip(("key", "reason", "detail"), row, strict=True)) for row in rows]
 
     def count_rejects(self) -> int:
@@ -160,6 +163,19 @@ end
 $$
 """
 
+_STORE_RULES = """
+update state
+set rules = cast(:rules as text)
+where rules <> cast(:rules as text)
+"""
+
+_FETCH_REJECTS = """
+select key, reason, detail
+from rejects
+order by key
+limit cast(:limit as bigint)
+"""
+
 _FETCH_ENTRIES = """
 select key, etag, revision
 from ledger
@@ -201,8 +217,11 @@ where l.key = s.key and s.gone
 """
 
 _UPSERT_ENTRIES = """
-insert into ledger (key, etag, revision, user_id, picture, first_name, last_name, birthts, reason, detail)
-select s.key, s.etag, state.commits, s.user_id, s.picture, s.first_name, s.last_name, s.birthts, s.reason, s.detail
+insert into ledger (
+    key, etag, revision, user_id, picture, first_name, last_name, birthts, reason, detail
+)
+select s.key, s.etag, state.commits, s.user_id, s.picture,
+       s.first_name, s.last_name, s.birthts, s.reason, s.detail
 from stage s, state
 where not s.gone
 on conflict (key) do update
@@ -249,7 +268,8 @@ from (select distinct user_id from stage where user_id is not null) s
 _UPSERT_USERS = """
 with changed as (
     insert into users (user_id, first_name, last_name, birthdate, img_path)
-    select l.user_id, l.first_name, l.last_name, timestamptz 'epoch' + l.birthts * interval '1 millisecond', t.img_path
+    select l.user_id, l.first_name, l.last_name,
+           timestamptz 'epoch' + l.birthts * interval '1 millisecond', t.img_path
     from touched t
     join ledger l on l.user_id = t.user_id
     where l.picture is null and l.reason is null and not l.duplicate

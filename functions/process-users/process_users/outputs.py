@@ -1,4 +1,4 @@
-"""The two files a run leaves: output.csv and rejects.csv, replaced whole and only when they are not current."""
+"""The two files a run leaves, output.csv and rejects.csv: replaced whole, and only when not current."""
 
 import csv
 import io
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
-from process_users.bucket import Bucket, StoreUnavailableError
-from process_users.settings import Settings, StoreSettings
 from serving.postgres import Connection
 
-FETCHED_ROWS = 2_000
+from process_users.bucket import Bucket, StoreUnavailableError
+from process_users.settings import Settings, StoreSettings
+
 PART_BYTES = 5 << 20  # the smallest that S3 takes
 
 
@@ -121,7 +121,7 @@ def _upload(store: StoreSettings, bucket: str, key: str, text: "_CsvText") -> st
 
 
 class _CsvText:
-    """The rows of an output as a readable stream of CSV; holds FETCHED_ROWS of them at a time."""
+    """The rows of an output as a readable stream of CSV; holds what one fetch returns."""
 
     def __init__(self, connection: Connection, output: Output) -> None:
         self.rows = 0
@@ -142,7 +142,7 @@ class _CsvText:
     def _produce(self, connection: Connection, output: Output) -> Iterator[bytes]:
         yield _to_csv([output.header])
         connection.run(output.query)
-        while rows := connection.run(f"fetch {FETCHED_ROWS} from output"):
+        while rows := connection.run("fetch 2000 from output"):
             self.rows += len(rows)
             yield _to_csv(rows)
         # The session answers, so it still holds the lock: the upload may be completed.

@@ -92,7 +92,7 @@ def _as_parameters(counts: Counts) -> dict[str, int]:
 
 
 def _to_document(row: list[Any]) -> dict[str, Any]:
-    document = dict(zip(COLUMNS, row, strict=True))
+    document: dict[str, Any] = dict(zip(COLUMNS, row, strict=True))
     for name in ("started_at", "ended_at"):
         document[name] = to_timestamp(document[name]) if document[name] else None
     return document
@@ -105,7 +105,13 @@ where locktype = 'advisory' and granted and classid = 0 and objid = cast(:lock a
   and database = (select oid from pg_database where datname = current_database())
 """
 
-_FIND_HOLDER = f"select run_id from runs where state = 'running' and pid in ({_HOLDER}) order by run_id desc limit 1"
+_FIND_HOLDER = f"""
+select run_id
+from runs
+where state = 'running' and pid in ({_HOLDER})
+order by run_id desc
+limit 1
+"""  # noqa: S608  a constant of this module
 
 _FORGET_OLD = """
 delete from runs

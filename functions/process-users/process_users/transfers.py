@@ -1,6 +1,6 @@
 """Signed S3 requests, many at a time, by libcurl: over three times as fast as a pool of threads."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -45,7 +45,7 @@ class Transfers:
         self._idle: list[_Transfer] = []
         self._count = 0
 
-    def send(self, requests: Iterable[Request]) -> Iterator[tuple[Request, Response]]:
+    def send(self, requests: Iterable[Request]) -> Generator[tuple[Request, Response], None, None]:
         """Yield each request with its answer, in the order the answers come.
 
         At most CONCURRENCY are under way, and no more are taken from `requests` than that. Closing the
@@ -109,7 +109,7 @@ class _Transfer:
         self._body = BytesIO()
         curl.setopt(pycurl.AWS_SIGV4, f"aws:amz:{settings.region}:s3")
         curl.setopt(pycurl.USERPWD, f"{settings.access_key}:{settings.secret_key}")
-        curl.setopt(pycurl.HTTPHEADER, ["x-amz-content-sha256: UNSIGNED-PAYLOAD", "Accept:", "User-Agent: rollcall"])
+        curl.setopt(pycurl.HTTPHEADER, ["x-amz-content-sha256: UNSIGNED-PAYLOAD", "Accept:"])
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, CONNECT_TIMEOUT_MS)
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.NOPROXY, urlsplit(settings.endpoint).hostname or "")

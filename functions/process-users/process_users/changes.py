@@ -1,0 +1,72 @@
+"""Where bucket and ledger differ: one pass over two streams that are both ordered by key."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from process_users.bucket import Bucket, Listed
+from process_users.keys import SourceKey, parse_key
+from process_users.ledger import Entry, Ledger
+from process_users.runs import Counts
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """A part of the bucket: keys after start_after up to and with end, None for the last there is."""
+
+    start_after: str = ""
+    end: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A key to settle; `expected` is its ledger entry's revision, 0 for none.
+
+    `source` None: the key names nothing under the prefix. `listed` None: no listing says it is there.
+    """
+
+    key: str
+    source: SourceKey | None
+    listed: Listed | None
+    expected: int
+
+
+def find_changes(
+    key_range: KeyRange, prefix: str, bucket: Bucket, ledger: Ledger, *, full: bool, counts: Counts
+) -> Iterator[Change]:
+    """Compare key by key, holding no more of either stream than a page; adds to `counts`.
+
+    With `full`, every object that is not ignored is a change.
+    """
+    listing = bucket.list_objects(prefix, start_after=key_range.start_after, end=key_range.end)
+    entries = ledger.fetch_entries(key_range.start_after, key_range.end)
+    for key, listed, entry in _merge(listing, entries):
+        expected = entry.revision if entry else 0
+        if listed is None:
+            yield Change(key, parse_key(key, prefix), None, expected)
+            continue
+        counts.listed += 1
+        if entry is not None and entry.etag and entry.etag == listed.etag and not full:
+            counts.unchanged += 1
+        elif (source := parse_key(key, prefix)) is None:
+            counts.ignored += 1
+        else:
+            yield Change(key, source, listed, expected)
+
+
+def _merge(
+    listing: Iterator[Listed], entries: Iterator[Entry]
+) -> Iterator[tuple[str, Listed | None, Entry | None]]:
+    """Pair two streams by key; at least one of each pair is there."""
+    entry = next(entries, None)
+    for listed in listing:
+        while entry is not None and entry.key < listed.key:
+            yield entry.key, None, entry
+            entry = next(entries, None)
+        if entry is not None and entry.key == listed.key:
+            yield listed.key, listed, entry
+            entry = next(entries, None)
+        else:
+            yield listed.key, listed, None
+    while entry is not None:
+        yield entry.key, None, entry
+        entry = next(entries, None)
