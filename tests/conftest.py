@@ -1,0 +1,112 @@
+"""Real servers for the tests, one of each a worker process: nothing is mocked, nothing is skipped."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pg8000.native import identifier
+from rig import REPOSITORY, Bucket, Database, Function, Store, run_function
+from rollcall import database as preparation
+from rollcall.ports import HOST
+from rollcall.servers import Key, Postgres, embedded_postgres, minio_s3, rclone_s3
+from serving.settings import PostgresSettings
+
+ROLES = ("process_users", "get_data", "reader")
+TEMPLATE = "template_rollcall"
+STORES = ("rclone", "minio") if os.environ.get("MINIO_BINARY") else ("rclone",)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in os.environ:
+        if name.startswith(("PG", "MINIO_", "FUNCTION_", "API_TOKEN", "THREADS", "WORKERS")) and (
+            name != "MINIO_BINARY"
+        ):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server with the roles, and a migrated database to clone."""
+    with embedded_postgres() as server:
+        settings = _owner(server, TEMPLATE)
+        with preparation.lock_setup(settings) as maintenance:
+            preparation.create_database(maintenance, TEMPLATE)
+        with preparation.open_connection(settings) as connection:
+            preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
+            preparation.set_passwords(connection, _passwords(server))
+        preparation.migrate(settings, REPOSITORY / "infra" / "postgres" / "migrations")
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[Database]:
+    """A database of the test's own, as set-up leaves it."""
+    settings = _owner(postgres, f"test_{secrets.token_hex(4)}")
+    name = identifier(settings.database)
+    maintenance = Database(replace(settings, database=preparation.MAINTENANCE_DATABASE), {})
+    maintenance.run(f"create database {name} template {TEMPLATE}")
+    with preparation.open_connection(settings) as connection:
+        # A clone has no rights of its template's; these are given to the database itself.
+        preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
+        # Two clones are not to be taken for one: see the column.
+        connection.run("update state set lineage = gen_random_uuid()")
+    yield Database(settings, _passwords(postgres))
+    maintenance.run(f"drop database {name} with (force)")
+
+
+@pytest.fixture(scope="session", params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """An S3 store; a real MinIO as well when MINIO_BINARY names one."""
+    directory = tmp_path_factory.mktemp(request.param)
+    key = Key(f"root{secrets.token_hex(4)}", secrets.token_urlsafe(16))
+    with ExitStack() as stack:
+        if request.param == "minio":
+            server = stack.enter_context(
+                minio_s3(directory, binary=Path(os.environ["MINIO_BINARY"]), root=key)
+            )
+        else:
+            server = stack.enter_context(rclone_s3(directory, keys=[key]))
+        yield Store(request.param, server.port, key)
+
+
+@pytest.fixture
+def bucket(store: Store) -> Bucket:
+    """Empty buckets with names of the test's own."""
+    suffix = secrets.token_hex(4)
+    bucket = Bucket(store, source=f"src-{suffix}", output=f"out-{suffix}")
+    client = store.client()
+    for name in (bucket.source, bucket.output):
+        client.make_bucket(bucket_name=name)
+    return bucket
+
+
+StartFunction = Callable[[str, Mapping[str, str]], Function]
+
+
+@pytest.fixture
+def start_function(tmp_path: Path) -> Iterator[StartFunction]:
+    """Start a function by its folder's name with these settings; all of them stop with the test."""
+    with ExitStack() as stack:
+        yield lambda name, env: stack.enter_context(run_function(name, env, home=tmp_path / name))
+
+
+def _owner(server: Postgres, database: str) -> PostgresSettings:
+    return PostgresSettings(
+        host=HOST,
+        port=server.port,
+        user=server.owner,
+        password=server.password,
+        database=database,
+        sslmode="disable",
+        sslrootcert="",
+    )
+
+
+def _passwords(server: Postgres) -> dict[str, str]:
+    return {role: f"{server.password}-{role}" for role in ROLES}

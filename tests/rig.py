@@ -1,0 +1,150 @@
+"""What the tests run against: a database, buckets, and functions under the framework's own server."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from minio import Minio
+from pg8000.native import Connection as Driver
+from rollcall.ports import HOST
+from rollcall.processes import Program
+from rollcall.servers import Key, http_status, script, serving
+from serving.settings import PostgresSettings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FUNCTIONS = REPOSITORY / "functions"
+REGION = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A migrated database of a test's own."""
+
+    settings: PostgresSettings  # of the owner
+    passwords: Mapping[str, str] = field(repr=False)
+
+    def env(self, role: str) -> dict[str, str]:
+        """Return the PG* variables of process_users, get_data or reader; `owner` may do everything."""
+        owner = self.settings
+        return {
+            "PGHOST": owner.host,
+            "PGPORT": str(owner.port),
+            "PGUSER": owner.user if role == "owner" else role,
+            "PGPASSWORD": owner.password if role == "owner" else self.passwords[role],
+            "PGDATABASE": owner.database,
+            "PGSSLMODE": owner.sslmode,
+        }
+
+    def connect(self, role: str = "owner") -> Driver:
+        """Open a plain session of a role; the caller closes it."""
+        env = self.env(role)
+        return Driver(
+            env["PGUSER"],
+            host=env["PGHOST"],
+            port=int(env["PGPORT"]),
+            password=env["PGPASSWORD"],
+            database=env["PGDATABASE"],
+            ssl_context=False,
+        )
+
+    def run(self, sql: str, **params: object) -> list[list]:
+        """Run one statement as the owner."""
+        connection = self.connect()
+        try:
+            return connection.run(sql, **params) or []
+        finally:
+            connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An S3 store and its root credentials; `kind` is rclone or minio."""
+
+    kind: str
+    port: int
+    key: Key
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def client(self) -> Minio:
+        """Return an S3 client with the root credentials."""
+        return Minio(
+            endpoint=f"{HOST}:{self.port}",
+            access_key=self.key.access,
+            secret_key=self.key.secret,
+            secure=False,
+            region=REGION,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Fresh source and output buckets of a test's own."""
+
+    store: Store
+    source: str
+    output: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that process-users takes."""
+        return {
+            "MINIO_ENDPOINT": self.store.endpoint,
+            "MINIO_ACCESS_KEY": self.store.key.access,
+            "MINIO_SECRET_KEY": self.store.key.secret,
+            "MINIO_REGION": REGION,
+            "SOURCE_BUCKET": self.source,
+            "OUTPUT_BUCKET": self.output,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One function under the Functions Framework."""
+
+    name: str
+    port: int
+    env: Mapping[str, str]
+    home: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """What it wrote to stdout and stderr."""
+        return self.home / "log"
+
+    def prepare(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+
+    def program(self) -> Program:
+        options = ("--target", self.name.replace("-", "_"), "--source", "main.py")
+        return Program(
+            name=self.name,
+            argv=(script("functions-framework"), *options, "--host", HOST, "--port", str(self.port)),
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(self.home),
+                "PYTHONPATH": str(FUNCTIONS),
+                "WORKERS": "1",
+                "THREADS": "8",
+                **self.env,
+            },
+            log=self.log,
+            cwd=FUNCTIONS / self.name,
+        )
+
+    def answers(self) -> bool:
+        return http_status(self.port, "/healthz") == 200
+
+
+@contextmanager
+def run_function(name: str, env: Mapping[str, str], *, home: Path) -> Iterator[Function]:
+    """Run a function until the end of the block."""
+    with serving(lambda port: Function(name=name, port=port, env=env, home=home)) as function:
+        yield function
