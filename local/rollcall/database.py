@@ -71,7 +71,9 @@ def create_database(maintenance: Connection, name: str) -> bool:
     if maintenance.run("select from pg_database where datname = :name", name=name):
         return False
     # Literal: the name is quoted by the driver.
-    maintenance.run(cast(LiteralString, f"create database {identifier(name)} encoding 'UTF8' template template0"))
+    maintenance.run(
+        cast(LiteralString, f"create database {identifier(name)} encoding 'UTF8' template template0")
+    )
     return True
 
 
@@ -100,11 +102,19 @@ def migrate(settings: PostgresSettings, migrations: Path) -> list[str]:
     command = [_find_dbmate(), "--migrations-dir", str(migrations), "--no-dump-schema", "migrate"]
     # S603: no shell, and nothing in the command comes from outside.
     done = subprocess.run(  # noqa: S603
-        command, env=environment, cwd=migrations, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        command,
+        env=environment,
+        cwd=migrations,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise DatabaseSetupError(f"dbmate failed: {(done.stderr or done.stdout).strip()}")
-    return [line.removeprefix("Applying: ") for line in done.stdout.splitlines() if line.startswith("Applying: ")]
+    return [
+        line.removeprefix("Applying: ") for line in done.stdout.splitlines() if line.startswith("Applying: ")
+    ]
 
 
 def build_url(settings: PostgresSettings) -> str:
@@ -149,7 +159,9 @@ def _verifies(verifier: str | None, password: str) -> bool:
 
 def _build_verifier(password: str, *, salt: bytes | None = None, iterations: int = 4096) -> str:
     mechanism = ScramMechanism("SCRAM-SHA-256")
-    salt, stored_key, server_key, _ = mechanism.make_auth_info(password, iteration_count=iterations, salt=salt)
+    salt, stored_key, server_key, _ = mechanism.make_auth_info(
+        password, iteration_count=iterations, salt=salt
+    )
     encoded = [b64encode(part).decode() for part in (salt, stored_key, server_key)]
     return f"SCRAM-SHA-256${iterations}:{encoded[0]}${encoded[1]}:{encoded[2]}"
 

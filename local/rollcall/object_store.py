@@ -75,9 +75,13 @@ class ObjectStore:
         try:
             yield
         except (S3Error, InvalidResponseError, MinioAdminException) as error:
-            raise StoreSetupError(f"the object store at {self.endpoint} refuses: {_message(error)}") from error
+            raise StoreSetupError(
+                f"the object store at {self.endpoint} refuses: {_message(error)}"
+            ) from error
         except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
-            raise StoreNotReadyError(f"the object store at {self.endpoint} cannot be reached: {error}") from error
+            raise StoreNotReadyError(
+                f"the object store at {self.endpoint} cannot be reached: {error}"
+            ) from error
 
 
 def make_bucket(client: Minio, bucket: str) -> bool:
@@ -103,7 +107,9 @@ def make_private(client: Minio, bucket: str) -> bool:
 def put_policy(admin: MinioAdmin, name: str, file: Path, *, buckets: Mapping[str, str]) -> bool:
     """Store a policy, with the names of the buckets filled in; true when it was new or another."""
     wanted = json.loads(Template(file.read_text(encoding="utf-8")).substitute(buckets))
-    if name in json.loads(admin.policy_list()) and _normal(json.loads(admin.policy_info(name))) == _normal(wanted):
+    if name in json.loads(admin.policy_list()) and _normal(json.loads(admin.policy_info(name))) == _normal(
+        wanted
+    ):
         return False
     admin.policy_add(policy_name=name, policy=wanted)
     return True

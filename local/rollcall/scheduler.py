@@ -33,7 +33,11 @@ UNAVAILABLE = (502, 503, 504)
 REPORTED = ("run_id", "state", "code", "listed", "unchanged", "upserted", "removed", "rejected")
 KEEPALIVE = [
     *urllib3.connection.HTTPConnection.default_socket_options,
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),  # a call that lasts long must notice that the other side is gone
+    (
+        socket.SOL_SOCKET,
+        socket.SO_KEEPALIVE,
+        1,
+    ),  # a call that lasts long must notice that the other side is gone
 ]
 
 

@@ -61,13 +61,16 @@ class SetupSettings:
                 region=env.text("MINIO_REGION", "us-east-1"),
                 root=Credentials(env.text("MINIO_ROOT_USER"), env.text("MINIO_ROOT_PASSWORD")),
             ),
-            users=tuple(_read_user(env, name) for name in ("process-users", "get-data", "uploader") if has_admin),
+            users=tuple(
+                _read_user(env, name) for name in ("process-users", "get-data", "uploader") if has_admin
+            ),
             source_bucket=env.text("SOURCE_BUCKET", "src-data"),
             output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
             sample_data=env.choice("SAMPLE_DATA", "off", choices=("on", "off")) == "on",
             infra=Path(env.text("INFRA_DIR", str(Path(__file__).resolve().parents[2] / "infra"))),
             passwords={
-                role: env.text(f"{role.upper()}_PGPASSWORD") for role in ("process_users", "get_data", "reader")
+                role: env.text(f"{role.upper()}_PGPASSWORD")
+                for role in ("process_users", "get_data", "reader")
             },
         )
         env.check()
@@ -87,7 +90,13 @@ def main() -> int:
             log("setup.database", name=settings.postgres.database, created=created)
             _prepare_database(settings)
             _prepare_store(settings)
-    except (SettingsError, DatabaseSetupError, DatabaseNotReadyError, StoreSetupError, StoreNotReadyError) as error:
+    except (
+        SettingsError,
+        DatabaseSetupError,
+        DatabaseNotReadyError,
+        StoreSetupError,
+        StoreNotReadyError,
+    ) as error:
         log("setup.failed", level=40, detail=str(error))
         return 1
     log("setup.done")
@@ -150,9 +159,11 @@ def _wait_until_ready(probe: Callable[[], T]) -> T:
         retry=retry_if_exception_type((DatabaseNotReadyError, StoreNotReadyError)),
         stop=stop_after_delay(WAIT_S),
         wait=wait_fixed(1),
-        before_sleep=lambda state: log("setup.waiting", detail=str(state.outcome and state.outcome.exception()))
-        if state.attempt_number in (1, 15, 30, 45)
-        else None,
+        before_sleep=lambda state: (
+            log("setup.waiting", detail=str(state.outcome and state.outcome.exception()))
+            if state.attempt_number in (1, 15, 30, 45)
+            else None
+        ),
         reraise=True,
     ):
         with attempt:
