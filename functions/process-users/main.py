@@ -1,15 +1,20 @@
 """process-users under the Functions Framework: routes and status codes; nothing else here knows Flask."""
 
+import logging
 import os
+import threading
 from collections.abc import Callable
 
 import functions_framework
 from flask import Request, Response
+
 from process_users.bucket import Bucket, StoreUnavailableError
+from process_users.ledger import create_stage
+from process_users.notifications import Notification, NotificationError, parse_notification
 from process_users.runs import RunInProgressError, fetch_run, fetch_runs
 from process_users.settings import Settings
 from serving.application import Application, Route, to_json
-from serving.logs import configure
+from serving.logs import configure, log, log_error
 from serving.parameters import integer_parser, parse_boolean, parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
 from serving.problems import ProblemError
@@ -27,11 +32,14 @@ RUNS_PARAMETERS = {"limit": integer_parser(1, 1000)}
 
 
 def connect() -> Connection:
-    """Open a session of this function's role."""
-    return Connection(SETTINGS.postgres, application_name="process-users")
+    """Open a session of this function's role, ready to commit."""
+    connection = Connection(SETTINGS.postgres, application_name="process-users")
+    create_stage(connection)
+    return connection
 
 
 POOL = Pool(connect)
+_OF_THREAD = threading.local()
 
 
 def post_data(request: Request) -> Response:
@@ -50,6 +58,26 @@ def post_data(request: Request) -> Response:
         raise ProblemError(error.code, str(error)) from error
     except DatabaseUnavailableError as error:
         raise ProblemError(error.code, "Postgres is away; what was committed stays, run again") from error
+
+
+def post_events(request: Request) -> Response:
+    """Settle what a bucket notification is about: 204, and 503 only when what it needs is away.
+
+    The store sends its events one at a time and waits for each, so nothing else may hold them up.
+    """
+    parse_query(request.query_string, {})
+    try:
+        notifications = parse_notification(request.get_data(cache=False))
+    except NotificationError as error:
+        raise ProblemError("notification_malformed", str(error)) from error
+    try:
+        for notification in notifications:
+            _settle(notification)
+    except (StoreUnavailableError, DatabaseUnavailableError) as error:
+        raise ProblemError(error.code, "the event cannot be settled now; send it again") from error
+    except Exception as error:  # noqa: BLE001  left for the next run, so that it does not block all later ones
+        log_error("event.crashed", error)
+    return Response(status=204)
 
 
 def get_runs(request: Request) -> Response:
@@ -84,6 +112,21 @@ def check_store() -> None:
         bucket.close()
 
 
+def _settle(notification: Notification) -> None:
+    from process_users.events import settle_notification
+
+    with POOL.connection() as connection:
+        settled = settle_notification(notification, SETTINGS, connection, _get_bucket())
+    log("event.settled" if settled else "event.ignored", level=logging.DEBUG)
+
+
+def _get_bucket() -> Bucket:
+    """Return this thread's connection to the source bucket."""
+    if not hasattr(_OF_THREAD, "bucket"):
+        _OF_THREAD.bucket = Bucket(SETTINGS.store, SETTINGS.source_bucket)
+    return _OF_THREAD.bucket
+
+
 def _read(query: Callable[[Connection], object]) -> object:
     try:
         with POOL.connection() as connection:
@@ -92,16 +135,19 @@ def _read(query: Callable[[Connection], object]) -> object:
         raise ProblemError(error.code, "Postgres is away") from error
 
 
-TOKEN = SETTINGS.serving.api_token
-APPLICATION = Application(
-    [
-        Route("POST", "/", post_data, TOKEN),
-        Route("POST", "/data", post_data, TOKEN),
-        Route("GET", "/runs", get_runs, TOKEN),
-        Route("GET", "/runs/<run_id>", get_run, TOKEN),
-    ],
-    checks={"postgres": check_postgres, "store": check_store},
-)
+def build_routes() -> list[Route]:
+    """Return the routes; without EVENTS_TOKEN there is no place for events."""
+    token, events_token = SETTINGS.serving.api_token, SETTINGS.events_token
+    routes = [
+        Route("POST", "/", post_data, token),
+        Route("POST", "/data", post_data, token),
+        Route("GET", "/runs", get_runs, token),
+        Route("GET", "/runs/<run_id>", get_run, token),
+    ]
+    return [*routes, Route("POST", "/events", post_events, events_token)] if events_token else routes
+
+
+APPLICATION = Application(build_routes(), checks={"postgres": check_postgres, "store": check_store})
 
 
 @functions_framework.http

@@ -16,6 +16,7 @@ CODES: dict[str, int] = {
     "parameter_empty": 400,
     "parameter_malformed": 400,
     "parameter_conflict": 400,
+    "notification_malformed": 400,
     "unauthorized": 401,
     "not_found": 404,
     "user_not_found": 404,

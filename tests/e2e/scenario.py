@@ -125,7 +125,7 @@ def record(first_name: str, last_name: str, birthts: int) -> str:
 
 
 def check_everywhere(stack: Stack, user_id: str, want: dict[str, Any] | None) -> None:
-    """Compare one user in GET /data, GET /data/<id>, output.csv and the table; None: there is no such user."""
+    """Compare one user in GET /data, GET /data/<id>, output.csv and the table; None: there is none."""
     rows = {row["user_id"]: row for row in stack.read_output("output.csv")}
     table = stack.read_table()
     served = stack.get("/data")

@@ -1,7 +1,7 @@
 """The source bucket: lists its keys in order and reads its objects; knows a gone object from a gone store."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
@@ -88,14 +88,17 @@ class Bucket:
                 last = place
                 yield listed
 
-    def read(self, sources: Iterable[SourceKey]) -> Iterator[Reading]:
+    def read(
+        self, sources: Iterable[SourceKey], *, pauses_s: Sequence[float] = PAUSES_S
+    ) -> Iterator[Reading]:
         """Ask for each object: the content of records, the mere presence of pictures.
 
         Yields one reading for each source, in any order. What concerns one object alone is UNREADABLE after
-        three tries. Raises StoreUnavailableError when the store is away or leaves nearly all unanswered.
+        one try more than there are pauses. Raises StoreUnavailableError when the store is away or leaves
+        nearly all unanswered.
         """
         left = list(sources)
-        for pause_s in (*PAUSES_S, None):
+        for pause_s in (*pauses_s, None):
             left = yield from self._read_once(left)
             if not left:
                 return

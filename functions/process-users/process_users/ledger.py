@@ -1,4 +1,4 @@
-"""The ledger of source objects and the users that follow from it: each statement of a commit, in order."""
+"""The ledger of source objects and the users that follow from it: every statement, in the order of use."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from serving.postgres import Connection
-
-from process_users.batches import Outcome, build_batch, to_copy_text
 
 ENTRIES_PAGE = 5_000
 
@@ -32,14 +30,18 @@ class Applied:
     conflicts: list[str]
 
 
+def create_stage(connection: Connection) -> None:
+    """Create the temporary tables that commits of a session work with; once a session."""
+    for statement in _CREATE_STAGE:
+        connection.run(statement)
+
+
 class Ledger:
-    """The ledger over one connection; `bucket` is the name that picture paths begin with."""
+    """The ledger over a connection that has its stage; picture paths begin with the name `bucket`."""
 
     def __init__(self, connection: Connection, *, bucket: str) -> None:
         self._connection = connection
         self._bucket = bucket
-        for statement in _CREATE_STAGE:
-            connection.run(statement)
 
     def use_copies(self) -> None:
         """From now on work on temporary copies of the tables: what is done then changes nothing."""
@@ -82,15 +84,13 @@ class Ledger:
             self._connection.run("update state set commits = commits + 1")
             yield
 
-    def apply(self, outcomes: Sequence[Outcome], *, remove_users: bool = False) -> Applied:
-        """Settle the keys and then their users, inside of `commit`.
+    def apply(self, batch: bytes, *, remove_users: bool = False) -> Applied:
+        """Settle a batch, as text for COPY, and then its users, inside of `commit`.
 
         With remove_users, users among them that have no record left are removed.
         """
-        if not outcomes:
-            return Applied(0, 0, [])
         run, bucket = self._connection.run_prepared, self._bucket
-        self._connection.copy_in(_COPY_STAGE, [to_copy_text(build_batch(outcomes))])
+        self._connection.copy_in(_COPY_STAGE, [batch])
         conflicts = [row[0] for row in run(_TAKE_CONFLICTS)]
         rejects_changed = run(_HAVE_REJECTS_CHANGED)[0][0]
         run(_DELETE_ENTRIES)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
-from serving.postgres import Connection
-
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.settings import Settings, StoreSettings
+from serving.postgres import Connection
 
 PART_BYTES = 5 << 20  # the smallest that S3 takes
 

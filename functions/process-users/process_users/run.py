@@ -8,9 +8,6 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from serving.logs import log
-from serving.postgres import Connection, DatabaseUnavailableError
-
 from process_users.bucket import Bucket
 from process_users.changes import KeyRange, find_changes
 from process_users.ledger import Ledger
@@ -18,6 +15,8 @@ from process_users.outputs import USERS, store_outputs
 from process_users.runs import Counts, Run, begin_run, end_run, record_progress, to_timestamp
 from process_users.settings import Settings
 from process_users.settling import settle_changes
+from serving.logs import log
+from serving.postgres import Connection, DatabaseUnavailableError
 
 BATCH_OBJECTS = 4_000
 REPORTED_REJECTS = 100

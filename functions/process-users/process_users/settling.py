@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from process_users.batches import Outcome
-from process_users.bucket import Bucket, Presence, Reading
+from process_users.batches import Outcome, build_batch, to_copy_text
+from process_users.bucket import PAUSES_S, Bucket, Presence, Reading
 from process_users.changes import Change
 from process_users.keys import SourceKey, parse_key
 from process_users.ledger import Applied, Ledger
@@ -18,9 +18,9 @@ def settle_changes(changes: Iterable[Change], prefix: str, bucket: Bucket, ledge
 
     What another commit settled after it was read here is read again, now with all other commits waiting.
     """
-    outcomes = _read_outcomes(changes, bucket)
+    outcomes = _read_outcomes(changes, bucket, pauses_s=PAUSES_S)
     with ledger.commit():
-        applied = ledger.apply(outcomes)
+        applied = ledger.apply(to_copy_text(build_batch(outcomes)))
     upserted = applied.upserted
     for start in range(0, len(applied.conflicts), LOCKED_OBJECTS):
         keys = applied.conflicts[start : start + LOCKED_OBJECTS]
@@ -35,10 +35,11 @@ def settle_keys(
     with ledger.commit():
         revisions = ledger.fetch_revisions(keys)
         changes = [Change(key, parse_key(key, prefix), None, revisions.get(key, 0)) for key in keys]
-        return ledger.apply(_read_outcomes(changes, bucket), remove_users=remove_users)
+        outcomes = _read_outcomes(changes, bucket, pauses_s=())  # others wait, so it is tried once
+        return ledger.apply(to_copy_text(build_batch(outcomes)), remove_users=remove_users)
 
 
-def _read_outcomes(changes: Iterable[Change], bucket: Bucket) -> list[Outcome]:
+def _read_outcomes(changes: Iterable[Change], bucket: Bucket, *, pauses_s: Sequence[float]) -> list[Outcome]:
     """Find out what each key is, asking the bucket for those that the listing does not say it all of."""
     outcomes: list[Outcome] = []
     asked: dict[SourceKey, Change] = {}
@@ -48,7 +49,7 @@ def _read_outcomes(changes: Iterable[Change], bucket: Bucket) -> list[Outcome]:
             outcomes.append(outcome)
         elif change.source is not None:
             asked[change.source] = change
-    for reading in bucket.read(asked):
+    for reading in bucket.read(asked, pauses_s=pauses_s):
         outcome = _judge_reading(asked[reading.source], reading)
         if outcome is not None:
             outcomes.append(outcome)
