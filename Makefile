@@ -4,7 +4,7 @@ VENV    ?= .venv
 ENV     ?= local/.env
 PROJECT ?= rollcall
 JOBS    ?= auto
-RUN_PY   = PYTHONPATH=local "$(VENV)/bin/python"
+RUN_PY   = PYTHONPATH=functions:local "$(VENV)/bin/python"
 COMPOSE  = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 STACK    = $(COMPOSE) --project-name $(PROJECT) --env-file $(ENV) --file local/docker-compose.yml
 RUNTIME  = functions/process-users/requirements.txt functions/get-data/requirements.txt \
@@ -17,7 +17,7 @@ help: ## this list
 run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C stops it
 	@$(RUN_PY) -m rollcall.run
 upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... into the source bucket
-	@$(RUN_PY) -m rollcall.upload "$(DIR)"
+	@ENV="$(ENV)" $(RUN_PY) -m rollcall.upload "$(DIR)"
 
 test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose" tests/unit tests/integration tests/e2e
@@ -46,8 +46,9 @@ docker:
 
 requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
 	@"$(VENV)/bin/python" -m pip install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
-clean: ## remove what make made here: the virtual environment and the data of make run
-	@PYTHONPATH=local $(PYTHON) -m rollcall.clean "$(VENV)"
+clean: ## remove what make made here: the data of make run and the virtual environment
+	@test ! -e "$(VENV)/.runtime" || $(RUN_PY) -m rollcall.clean
+	rm -rf "$(VENV)"
 
 $(VENV)/.python:
 	@$(PYTHON) local/make_venv.py "$(VENV)" && touch $@

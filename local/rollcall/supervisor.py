@@ -36,7 +36,8 @@ class Signals:
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # it has to be heard to end a wait
         for number in STOP_SIGNALS:
-            signal.signal(number, self._stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._stop)
         return self
 
     def __exit__(
