@@ -4,7 +4,7 @@ VENV    ?= .venv
 ENV     ?= local/.env
 PROJECT ?= rollcall
 JOBS    ?= auto
-RUN_PY   = PYTHONPATH=functions:local "$(VENV)/bin/python"
+RUN_PY   = env PYTHONPATH=functions:local "$(VENV)/bin/python"
 COMPOSE  = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 STACK    = $(COMPOSE) --project-name $(PROJECT) --env-file $(ENV) --file local/docker-compose.yml
 RUNTIME  = functions/process-users/requirements.txt functions/get-data/requirements.txt \
@@ -15,7 +15,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
 run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C stops it
-	@$(RUN_PY) -m rollcall.run
+	@exec $(RUN_PY) -m rollcall.run
 upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... into the source bucket
 	@ENV="$(ENV)" $(RUN_PY) -m rollcall.upload "$(DIR)"
 

@@ -94,9 +94,13 @@ class Register:
         if not self._path.exists():
             return []
         left = [Started(**{**entry, "arguments": tuple(entry["arguments"])}) for entry in self._read()]
-        ended = [started.name for started in left if end_now(started)]
+        found = {started.name: process for started in left if (process := started.process())}
+        family = [member for process in found.values() for member in _family(process)]
+        for process in found.values():
+            kill_group(process.pid)
+        kill_all(family)
         self._write()
-        return ended
+        return list(found)
 
     def _read(self) -> list[dict]:
         return json.loads(self._path.read_text())
@@ -167,15 +171,12 @@ def kill_group(leader: int) -> None:
         return
 
 
-def end_now(started: Started) -> bool:
-    """Kills a recorded process, its group and its descendants; False when it was gone already."""
-    process = started.process()
-    if process is None:
-        return False
-    family = [process, *process.children(recursive=True)]
-    kill_group(started.pid)
-    kill_all(family)
-    return True
+def _family(process: psutil.Process) -> list[psutil.Process]:
+    """The process and its descendants: those of PostgreSQL are in groups of their own."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def kill_all(processes: Iterable[psutil.Process]) -> None:
@@ -186,7 +187,15 @@ def kill_all(processes: Iterable[psutil.Process]) -> None:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    psutil.wait_procs(processes, timeout=10)
+    wait_until(lambda: all(map(_is_gone, processes)), timeout_s=10, what="processes that were killed")
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        # nobody may ever ask for the exit status of an orphan: in some containers process 1 does not
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:

@@ -30,7 +30,7 @@ def main(environ: Mapping[str, str]) -> int:
         settings = RunSettings.from_env(environ)
         with Signals() as signals, claim(settings.directory) as directory:
             _run(settings, directory, signals)
-    except (SettingsError, StartError) as error:
+    except (SettingsError, StartError, TimeoutError) as error:
         say_error(str(error))
         return 1
     return 0
