@@ -4,6 +4,8 @@ Runs to its end or fails with one line that says what is wrong. Running it twice
 wait for each other, and a changed password or key in the environment is applied.
 """
 
+import io
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from minio import Minio
 from serving.logs import configure, log
 from serving.settings import Environment, PostgresSettings, SettingsError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -18,6 +21,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from rollcall import database, object_store
 from rollcall.database import DatabaseNotReadyError, DatabaseSetupError
 from rollcall.object_store import Credentials, ObjectStore, StoreNotReadyError, StoreSetupError
+from rollcall.samples import samples
 
 WAIT_S = 60  # for each server to answer
 T = TypeVar("T")
@@ -44,6 +48,7 @@ class SetupSettings:
     store: ObjectStore
     users: tuple[User, ...]  # empty: the server has no admin API
     source_bucket: str
+    source_prefix: str
     output_bucket: str
     sample_data: bool
     infra: Path
@@ -65,6 +70,7 @@ class SetupSettings:
                 _read_user(env, name) for name in ("process-users", "get-data", "uploader") if has_admin
             ),
             source_bucket=env.text("SOURCE_BUCKET", "src-data"),
+            source_prefix=env.text("SOURCE_PREFIX", ""),
             output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
             sample_data=env.choice("SAMPLE_DATA", "off", choices=("on", "off")) == "on",
             infra=Path(env.text("INFRA_DIR", str(Path(__file__).resolve().parents[2] / "infra"))),
@@ -89,7 +95,11 @@ def main() -> int:
             created = database.create_database(maintenance, settings.postgres.database)
             log("setup.database", name=settings.postgres.database, created=created)
             _prepare_database(settings)
-            _prepare_store(settings)
+            client = _wait_until_ready(lambda: _probe_store(settings.store))
+            with settings.store.errors():
+                _prepare_buckets(settings, client)
+                _prepare_users(settings)
+                _put_samples(settings, client)
     except (
         SettingsError,
         DatabaseSetupError,
@@ -97,7 +107,7 @@ def main() -> int:
         StoreSetupError,
         StoreNotReadyError,
     ) as error:
-        log("setup.failed", level=40, detail=str(error))
+        log("setup.failed", level=logging.ERROR, detail=str(error))
         return 1
     log("setup.done")
     return 0
@@ -113,31 +123,52 @@ def _prepare_database(settings: SetupSettings) -> None:
     log("setup.migrations", applied=applied)
 
 
-def _prepare_store(settings: SetupSettings) -> None:
-    """Buckets, then who may use them. Notifications of the source bucket would come last."""
-    store = settings.store
-    client = _wait_until_ready(lambda: _probe_store(store))
+def _prepare_buckets(settings: SetupSettings, client: Minio) -> None:
+    """Make both buckets, private. Notifications of the source bucket would be switched on here."""
+    for bucket in (settings.source_bucket, settings.output_bucket):
+        log("setup.bucket", name=bucket, created=object_store.make_bucket(client, bucket))
+        if settings.users and object_store.make_private(client, bucket):
+            log("setup.bucket_made_private", name=bucket)
+
+
+def _prepare_users(settings: SetupSettings) -> None:
+    """Give each user its keys and its one policy."""
     buckets = {"SOURCE_BUCKET": settings.source_bucket, "OUTPUT_BUCKET": settings.output_bucket}
-    with store.errors():
-        for bucket in buckets.values():
-            log("setup.bucket", name=bucket, created=object_store.make_bucket(client, bucket))
-        if not settings.users:
+    admin = settings.store.admin()
+    for user in settings.users:
+        file = settings.infra / "minio" / f"{user.name}.json"
+        log(
+            "setup.user",
+            name=user.name,
+            policy_changed=object_store.put_policy(admin, user.policy, file, buckets=buckets),
+            user_changed=object_store.put_user(settings.store, user.credentials, user.policy),
+            former_removed=object_store.remove_former_users(
+                admin, user.policy, keep=user.credentials.access_key
+            ),
+        )
+
+
+def _put_samples(settings: SetupSettings, client: Minio) -> None:
+    """Put the invented users into a source bucket that nobody has used; what a killed set-up left is completed."""
+    if not settings.sample_data:
+        return
+    wanted = {settings.source_prefix + sample.key: sample for sample in samples()}
+    present = {found.object_name for found in client.list_objects(settings.source_bucket, recursive=True)}
+    with database.open_connection(settings.postgres) as connection:
+        if not database.is_never_used(connection) or not present <= wanted.keys():
+            log("setup.samples", put=0)
             return
-        admin = store.admin()
-        for bucket in buckets.values():
-            if object_store.make_private(client, bucket):
-                log("setup.bucket_made_private", name=bucket)
-        for user in settings.users:
-            file = settings.infra / "minio" / f"{user.name}.json"
-            log(
-                "setup.user",
-                name=user.name,
-                policy_changed=object_store.put_policy(admin, user.policy, file, buckets=buckets),
-                user_changed=object_store.put_user(store, user.credentials, user.policy),
-                former_removed=object_store.remove_former_users(
-                    admin, user.policy, keep=user.credentials.access_key
-                ),
-            )
+    missing = [key for key in wanted if key not in present]
+    for key in missing:
+        body = wanted[key].body
+        client.put_object(
+            bucket_name=settings.source_bucket,
+            object_name=key,
+            data=io.BytesIO(body),
+            length=len(body),
+            content_type=wanted[key].content_type,
+        )
+    log("setup.samples", put=len(missing))
 
 
 def _probe_postgres(settings: SetupSettings) -> None:
@@ -145,7 +176,7 @@ def _probe_postgres(settings: SetupSettings) -> None:
         pass
 
 
-def _probe_store(store: ObjectStore) -> "object_store.Minio":
+def _probe_store(store: ObjectStore) -> Minio:
     """Ask with the root keys, so that wrong ones are told at once."""
     client = store.client(store.root)
     with store.errors():
