@@ -49,6 +49,8 @@ def find_changes(
             counts.unchanged += 1
         elif (source := parse_key(key, prefix)) is None:
             counts.ignored += 1
+            if entry is not None:  # made with another prefix
+                yield Change(key, None, listed, expected)
         else:
             yield Change(key, source, listed, expected)
 

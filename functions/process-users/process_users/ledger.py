@@ -92,6 +92,7 @@ class Ledger:
         run, bucket = self._connection.run_prepared, self._bucket
         self._connection.copy_in(_COPY_STAGE, [batch])
         conflicts = [row[0] for row in run(_TAKE_CONFLICTS)]
+        run(_NAME_GONE)
         rejects_changed = run(_HAVE_REJECTS_CHANGED)[0][0]
         run(_DELETE_ENTRIES)
         run(_UPSERT_ENTRIES)
@@ -198,6 +199,14 @@ _TAKE_CONFLICTS = """
 delete from stage s
 where s.expected <> coalesce((select l.revision from ledger l where l.key = s.key), 0)
 returning s.key
+"""
+
+# Whose a gone key was, so that this user is decided about too: the key may be of a former prefix.
+_NAME_GONE = """
+update stage s
+set user_id = l.user_id
+from ledger l
+where l.key = s.key and s.gone
 """
 
 _HAVE_REJECTS_CHANGED = """
