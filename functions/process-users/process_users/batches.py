@@ -30,28 +30,13 @@ class Outcome(NamedTuple):
     detail: str | None = None
 
 
-# Every type is named, because pandas would guess wrong: integers with gaps become floats, "NA" may become
-# a missing value.
-DTYPES = {
-    "key": "str",
-    "expected": "int64",
-    "gone": "bool",
-    "etag": "str",
-    "user_id": "str",
-    "picture": "Int16",
-    "first_name": "str",
-    "last_name": "str",
-    "birthts": "Int64",
-    "reason": "str",
-    "detail": "str",
-}
-
-
 def build_batch(outcomes: Sequence[Outcome]) -> pandas.DataFrame:
-    """Return the outcomes as a DataFrame with the columns and types of DTYPES; each key is in it once."""
-    columns = zip(*outcomes, strict=True) if outcomes else ([] for _ in DTYPES)
-    typed = zip(DTYPES.items(), columns, strict=True)
-    batch = pandas.DataFrame({name: pandas.array(list(cells), dtype=dtype) for (name, dtype), cells in typed})
+    """Return the outcomes as a DataFrame with a column for each field; each key is in it once.
+
+    Every cell stays the object it is. Left to infer types, pandas makes floats of integers with gaps and
+    missing values of names such as "NA".
+    """
+    batch = pandas.DataFrame(outcomes, columns=list(Outcome._fields), dtype=object)
     if not batch["key"].is_unique:
         raise ValueError("a key is in the batch twice")
     return batch
