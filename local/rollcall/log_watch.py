@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 LONGEST = 200  # characters of a line that is shown
@@ -13,7 +13,7 @@ LEVELS_OF_CADDY = ("error", "fatal", "panic")  # it warns of the encryption that
 # what PostgreSQL, rclone and gunicorn write
 PLAIN = re.compile(r"\b(?:WARNING|ERROR|FATAL|PANIC|CRITICAL)\b\s*[]:]\s*(.*)")
 LAST_LINE_OF_TRACEBACK = re.compile(r"[\w.]*(?:Error|Exception)\b(?::.*)?")
-NOT_SHOWN_FIELDS = ("time", "ts", "level", "function", "event", "msg", "logger", "state", "status", "where")
+NOT_SHOWN_FIELDS = ("time", "ts", "level", "function", "event", "msg", "logger", "where")
 
 
 def shorten(line: str) -> str | None:
@@ -36,15 +36,19 @@ def _shorten_json(line: str) -> str | None:
         return None
     event = fields.get("event") or fields.get("msg", "")
     if event == "scheduler.called" and fields.get("state") == "ok":
-        counts = ("listed", "upserted", "removed", "rejected")
-        told = [f"{fields[name]} {name}" for name in counts if fields.get(name)]
-        return f"run {fields.get('run_id')}: {', '.join(told) or 'nothing there'}, {fields.get('seconds')} s"
+        return _describe_run(fields)
     levels = LEVELS_OF_CADDY if "ts" in fields else LEVELS_SHOWN
     if str(fields.get("level", "")).lower() not in levels:
         return None
     return " ".join(
         [event, *(f"{name}={value}" for name, value in fields.items() if _is_telling(name, value))]
     )
+
+
+def _describe_run(fields: Mapping[str, object]) -> str:
+    changes = [f"{fields[name]} {name}" for name in ("upserted", "removed", "rejected") if fields.get(name)]
+    told = ", ".join(changes) or "nothing new"
+    return f"run {fields.get('run_id')}: {fields.get('listed')} files, {told}, {fields.get('seconds')} s"
 
 
 def _is_telling(name: str, value: object) -> bool:
