@@ -5,10 +5,11 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, LiteralString
 
 from pg8000.native import Connection as Driver
@@ -59,7 +60,13 @@ class StatementError(Exception):
 class Connection:
     """One session; not to be shared between threads. `broken` once it must not be used again."""
 
-    def __init__(self, settings: PostgresSettings, *, application_name: str) -> None:
+    def __init__(
+        self,
+        settings: PostgresSettings,
+        *,
+        application_name: str,
+        session: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.broken = False
         self._prepared: dict[str, PreparedStatement] = {}
         with self._errors():
@@ -71,7 +78,7 @@ class Connection:
                 password=settings.password,
                 ssl_context=_ssl_context(settings),
                 application_name=application_name,
-                startup_params=dict(SESSION),
+                startup_params={**SESSION, **session},
                 sock=self._socket,
             )
 

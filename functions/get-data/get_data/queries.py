@@ -1,0 +1,144 @@
+"""Filter to SQL. Pure: every statement is put together from the texts of this file, values are parameters."""
+
+# ruff: noqa: S608  the type LiteralString proves what the rule can only suspect
+
+from dataclasses import dataclass
+from datetime import date
+from typing import LiteralString
+
+from get_data.ages import OLDEST, born_before
+from get_data.filters import Filter
+from get_data.formats import RECORD, Format
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL and the values of its named parameters."""
+
+    sql: LiteralString
+    parameters: dict[str, object]
+
+
+VERSION = Statement("select lineage::text, data_version from state", {})
+
+
+def build_page(asked: Filter, today: date, representation: Format) -> Statement:
+    """Return one page: its lines joined, the last user id, whether more is behind; with the version.
+
+    A single statement sees a single moment, so the version is that of the page.
+    """
+    where, parameters = _build_where(asked, today)
+    return Statement(
+        f"""
+select lineage::text, data_version, page.*
+from state
+cross join (
+    select string_agg(line, :separator order by user_id) filter (where place <= cast(:limit as bigint)),
+           max(user_id) filter (where place <= cast(:limit as bigint)),
+           count(*) > cast(:limit as bigint)
+    from (
+        select user_id, row_number() over (order by user_id) as place, {representation.line} as line
+        from users
+        {where}
+        order by user_id
+        limit cast(:limit as bigint) + 1
+    ) as users
+) as page
+""",
+        {"separator": representation.separator, "limit": asked.limit, **parameters},
+    )
+
+
+def build_chunk(asked: Filter, today: date, representation: Format) -> Statement:
+    """Return the next part of an export: its lines joined, the last user id, how many; with the version."""
+    where, parameters = _build_where(asked, today)
+    return Statement(
+        f"""
+select lineage::text, data_version, chunk.*
+from state
+cross join (
+    select string_agg(line, :separator order by user_id), max(user_id), count(*)
+    from (
+        select user_id, {representation.line} as line
+        from users
+        {where}
+        order by user_id
+        limit cast(:limit as bigint)
+    ) as users
+) as chunk
+""",
+        {"separator": representation.separator, "limit": asked.limit, **parameters},
+    )
+
+
+def build_user(user_id: str) -> Statement:
+    """Return one user's record, null when there is none; with the version."""
+    return Statement(
+        f"""
+select lineage::text, data_version, (
+    select {RECORD}
+    from users
+    where user_id = :user_id
+)
+from state
+""",
+        {"user_id": user_id},
+    )
+
+
+def build_stats(asked: Filter, today: date) -> Statement:
+    """Return the data version, [age, users, how many with a picture] of each age, the last run, the last good one."""
+    where, parameters = _build_where(asked, today)
+    # Ages by the bounds that filters use, so that both agree; ascending, as width_bucket wants them.
+    bounds = [_to_moment(born_before(age, today)) for age in range(OLDEST, 0, -1)]
+    return Statement(
+        f"""
+select data_version, ages.by_age, ended.run, ended_well.run
+from state
+cross join (
+    select coalesce(json_agg(json_build_array(age, users, pictures)), '[]') as by_age
+    from (
+        select cast(:oldest as integer) - width_bucket(birthdate, cast(:bounds as timestamptz[])) as age,
+               count(*) as users,
+               count(img_path) as pictures
+        from users
+        {where}
+        group by age
+    ) as counted
+) as ages
+left join lateral ({_LAST_RUN} where ended_at is not null order by run_id desc limit 1) as ended on true
+left join lateral ({_LAST_RUN} where state = 'ok' order by run_id desc limit 1) as ended_well on true
+""",
+        {"oldest": OLDEST, "bounds": bounds, **parameters},
+    )
+
+
+_LAST_RUN: LiteralString = """
+select json_build_object(
+    'run_id', run_id,
+    'state', state,
+    'ended_at', to_char(ended_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+) as run
+from runs
+"""
+
+
+def _build_where(asked: Filter, today: date) -> tuple[LiteralString, dict[str, object]]:
+    conditions: list[LiteralString] = []
+    parameters: dict[str, object] = {}
+    if asked.is_image_exists is not None:
+        conditions.append("img_path is not null" if asked.is_image_exists else "img_path is null")
+    if asked.min_age is not None:
+        conditions.append("birthdate < cast(:born_before as timestamptz)")
+        parameters["born_before"] = _to_moment(born_before(asked.min_age, today))
+    if asked.max_age is not None:
+        conditions.append("birthdate >= cast(:born_from as timestamptz)")
+        parameters["born_from"] = _to_moment(born_before(asked.max_age + 1, today))
+    if asked.after is not None:
+        conditions.append("user_id > :after")
+        parameters["after"] = asked.after
+    return ("where " + " and ".join(conditions) if conditions else ""), parameters
+
+
+def _to_moment(day: date) -> str:
+    return f"{day.isoformat()}T00:00:00Z"

@@ -1,0 +1,96 @@
+"""Read users, as text that Postgres made: a page, one record, figures, or all of them chunk by chunk."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+from get_data.ages import decade_counts
+from get_data.filters import Filter
+from get_data.formats import JSON, Format
+from get_data.queries import VERSION, Statement, build_chunk, build_page, build_stats, build_user
+from serving.postgres import Connection, Pool
+
+# One takes 2 ms, so the first byte does not wait; chunks of twice the size are not faster.
+CHUNK_USERS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What the table's content is known by; `lineage` tells this database from another."""
+
+    lineage: str
+    data_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some users in order, joined by the format's separator; `text` is empty when there are none.
+
+    `last` is the user id of the last one when it is known that more are behind it.
+    """
+
+    version: Version
+    text: str
+    last: str | None = None
+
+
+def fetch_version(pool: Pool) -> Version:
+    """Read the version alone."""
+    with pool.connection() as connection:
+        return Version(*_fetch_row(connection, VERSION))
+
+
+def fetch_page(pool: Pool, asked: Filter, today: date, representation: Format = JSON) -> Lines:
+    """Read a page of at most `asked.limit` users."""
+    with pool.connection() as connection:
+        lineage, version, text, last, more = _fetch_row(connection, build_page(asked, today, representation))
+    return Lines(Version(lineage, version), text or "", last if more else None)
+
+
+def fetch_user(pool: Pool, user_id: str) -> tuple[Version, str | None]:
+    """Read one record, None when there is no such user."""
+    with pool.connection() as connection:
+        lineage, version, record = _fetch_row(connection, build_user(user_id))
+    return Version(lineage, version), record
+
+
+def fetch_stats(pool: Pool, asked: Filter, today: date) -> dict[str, object]:
+    """Read the figures of all users that match."""
+    with pool.connection() as connection:
+        version, ages, run, good_run = _fetch_row(connection, build_stats(asked, today))
+    count = sum(users for _, users, _ in ages)
+    decades = decade_counts((age, users) for age, users, _ in ages)
+    return {
+        "count": count,
+        "average_age": round(sum(age * users for age, users, _ in ages) / count, 2) if count else None,
+        "with_picture": sum(pictures for _, _, pictures in ages),
+        "ages": [{"min_age": age, "max_age": age + 9, "count": users} for age, users in decades],
+        "data_version": version,
+        "last_run": run,
+        "last_ok_run": good_run,
+    }
+
+
+def read_chunks(
+    pool: Pool, asked: Filter, today: date, representation: Format = JSON
+) -> Generator[Lines, None, None]:
+    """Read everything that matches from one snapshot, at least one chunk.
+
+    Once begun it holds a session: read it to its end or close it.
+    """
+    with pool.connection() as connection, connection.transaction(snapshot=True):
+        last, count = asked.after or "", CHUNK_USERS  # every user id is behind the empty text
+        while count == CHUNK_USERS:
+            part = replace(asked, after=last, limit=CHUNK_USERS)
+            lineage, version, text, last, count = _fetch_row(
+                connection, build_chunk(part, today, representation)
+            )
+            try:
+                yield Lines(Version(lineage, version), text or "")
+            except GeneratorExit:
+                return  # nothing is left unread: the session goes back as good as new
+
+
+def _fetch_row(connection: Connection, statement: Statement) -> list[Any]:
+    return connection.run_prepared(statement.sql, **statement.parameters)[0]
