@@ -242,10 +242,10 @@ def play_odd_keys(stack: Stack) -> None:
     """User ids are text, exactly as in the key."""
     for user_id in ODD_KEYS:
         stack.put(f"{user_id}.csv", record("Odd", "Key", 1))
-        stack.put(f"{user_id}.jpeg", b"jpeg")
+        stack.put(f"{user_id}.png", b"png")
     stack.run()
     for user_id in ODD_KEYS:
-        want = {"first_name": "Odd", "last_name": "Key", "birthts": 1, "img_path": f"src-data/{user_id}.jpeg"}
+        want = {"first_name": "Odd", "last_name": "Key", "birthts": 1, "img_path": f"src-data/{user_id}.png"}
         check_everywhere(stack, user_id, want)
 
 
