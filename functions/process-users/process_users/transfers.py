@@ -168,4 +168,6 @@ def quote_text(text: str) -> str:
 
 def quote_path(bucket: str, key: str = "") -> str:
     """Return the path of a bucket or of an object in it."""
-    return f"/{quote_text(bucket)}" + (f"/{quote_text(key)}" if key else "")
+    # Slashes stay: an encoded one is signed otherwise here than it is checked there.
+    path = f"{bucket}/{key}" if key else bucket
+    return "/" + quote(path, safe="/", errors="surrogateescape")
