@@ -175,6 +175,8 @@ def play_one_user(stack: Stack) -> None:
         "birthts": BIRTHTS,
         "img_path": None,
     }
+    for key in ("2000.csv", "2000.png", "2000.jpg"):  # of an earlier play
+        stack.remove(key)
     stack.put("2000.csv", record("Ada", "King", BIRTHTS))
     stack.run()
     check_everywhere(stack, "2000", want)
