@@ -8,7 +8,7 @@ from get_data.users import Version
 
 
 def build_etag(version: Version, *, today: date, resource: str, representation: str, release: str) -> str:
-    """Return the tag, without quotes, of a path with its normalised query as this release of the code answers it."""
+    """Return the tag, without quotes, of a path with its normalised query, as this release answers it."""
     # The day, because ages change with it.
     parts = [version.lineage, version.data_version, today.isoformat(), resource, representation, release]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

@@ -87,7 +87,7 @@ from state
 
 
 def build_stats(asked: Filter, today: date) -> Statement:
-    """Return the data version, [age, users, how many with a picture] of each age, the last run, the last good one."""
+    """Return the data version, [age, users, users with a picture] by age, the last run, the last good one."""
     where, parameters = _build_where(asked, today)
     # Ages by the bounds that filters use, so that both agree; ascending, as width_bucket wants them.
     bounds = [_to_moment(born_before(age, today)) for age in range(OLDEST, 0, -1)]
