@@ -1,0 +1,242 @@
+"""The gateway over two upstreams that can be made to fail: where requests go, and that nothing is hidden."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPConnection, IncompleteRead
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import REPOSITORY
+from rollcall.ports import HOST, choose_port
+from rollcall.processes import Program
+from rollcall.servers import http_status, script, serving
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """tests/upstream.py in the place of a function."""
+
+    name: str
+    port: int
+    log: Path
+
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def program(self) -> Program:
+        argv = (sys.executable, str(REPOSITORY / "tests" / "upstream.py"), str(self.port))
+        return Program(name=self.name, argv=argv, env={}, log=self.log)
+
+    def answers(self) -> bool:
+        return http_status(self.port, "/healthz") == 200
+
+    def requests(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Caddy with the gateway's own Caddyfile."""
+
+    port: int
+    process_users: Upstream
+    get_data: Upstream
+    home: Path
+
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def program(self) -> Program:
+        caddyfile = str(REPOSITORY / "local" / "Caddyfile")
+        return Program(
+            name="gateway",
+            argv=(script("caddy"), "run", "--config", caddyfile, "--adapter", "caddyfile"),
+            env={
+                "HOME": str(self.home),
+                "GATEWAY_BIND": HOST,
+                "GATEWAY_ADDRESS": f"http://:{self.port}",
+                "PROCESS_USERS_ADDRESS": f"{HOST}:{self.process_users.port}",
+                "GET_DATA_ADDRESS": f"{HOST}:{self.get_data.port}",
+            },
+            log=self.home / "gateway.log",
+        )
+
+    def answers(self) -> bool:
+        return http_status(self.port, "/healthz") == 200
+
+    def ask(self, method: str, target: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Send one request; returns status, headers with lower-case names, and body."""
+        connection = HTTPConnection(HOST, self.port, timeout=30)
+        try:
+            connection.request(method, target, headers=headers)
+            response = connection.getresponse()
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    home = tmp_path_factory.mktemp("gateway")
+    with (
+        serving(lambda port: Upstream("process-users", port, home / "process-users")) as process_users,
+        serving(lambda port: Upstream("get-data", port, home / "get-data")) as get_data,
+        serving(lambda port: Gateway(port, process_users, get_data, home)) as gateway,
+    ):
+        yield gateway
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "where"),
+    [
+        ("GET", "/", "get-data"),
+        ("GET", "/data?min_age=18", "get-data"),
+        ("HEAD", "/data", "get-data"),
+        ("GET", "/data/100%25%2B1", "get-data"),
+        ("GET", "/data/%E6%97%A5%E6%9C%AC/image", "get-data"),
+        ("GET", "/stats", "get-data"),
+        ("GET", "/healthz/else", "get-data"),
+        ("GET", "/runs", "process-users"),
+        ("HEAD", "/runs?limit=1", "process-users"),
+        ("GET", "/runs/17", "process-users"),
+        ("POST", "/data?full=true", "process-users"),
+        ("POST", "/", "process-users"),
+        ("GET", "/data?after=" + "x" * 20_000, "get-data"),
+    ],
+)
+def test_requests_reach_their_function_as_they_came(
+    gateway: Gateway, method: str, target: str, where: str
+) -> None:
+    upstreams = (gateway.process_users, gateway.get_data)
+    before = [len(upstream.requests()) for upstream in upstreams]
+    status, _, body = gateway.ask(method, target)
+    assert (status, body == b"") == (200, method == "HEAD")
+    new = [
+        (upstream.name, request["method"], request["path"])
+        for upstream, count in zip(upstreams, before, strict=True)
+        for request in upstream.requests()[count:]
+    ]
+    assert new == [(where, method, target)]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "code", "allow"),
+    [
+        ("GET", "/events", 404, "not_found", None),
+        ("POST", "/events", 404, "not_found", None),
+        ("POST", "//events", 404, "not_found", None),
+        ("POST", "/%65vents", 404, "not_found", None),
+        ("POST", "/%2Fevents", 404, "not_found", None),
+        ("POST", "/x/../events", 404, "not_found", None),
+        ("GET", "/metrics", 404, "not_found", None),
+        ("GET", "/readyz", 404, "not_found", None),
+        ("PUT", "/data", 405, "method_not_allowed", "GET, HEAD, POST"),
+        ("OPTIONS", "/", 405, "method_not_allowed", "GET, HEAD, POST"),
+        ("DELETE", "/data/1000", 405, "method_not_allowed", "GET, HEAD"),
+        ("POST", "/runs", 405, "method_not_allowed", "GET, HEAD"),
+        ("INVENTED", "/stats", 405, "method_not_allowed", "GET, HEAD"),
+    ],
+)
+def test_what_it_does_not_pass_on_is_a_problem_document(
+    gateway: Gateway, *, method: str, target: str, status: int, code: str, allow: str | None
+) -> None:
+    before = len(gateway.process_users.requests())
+    got, headers, body = gateway.ask(method, target)
+    problem = json.loads(body)
+    assert (got, problem["status"], problem["code"], headers.get("allow")) == (status, status, code, allow)
+    assert headers["content-type"] == "application/problem+json"
+    assert set(problem) == {"type", "title", "status", "code", "detail"}
+    assert len(gateway.process_users.requests()) == before
+
+
+@pytest.mark.parametrize("when", ["stream", "length"])
+def test_a_broken_answer_arrives_broken(gateway: Gateway, when: str) -> None:
+    with pytest.raises(IncompleteRead):
+        gateway.ask("GET", f"/data?break={when}")
+    curl = subprocess.run(
+        ["curl", "--silent", f"http://{HOST}:{gateway.port}/data?break={when}"], capture_output=True, check=False
+    )
+    assert curl.returncode == 18  # "partial file"
+
+
+def test_a_stream_arrives_piece_by_piece(gateway: Gateway) -> None:
+    connection = HTTPConnection(HOST, gateway.port, timeout=30)
+    started = time.monotonic()
+    connection.request("GET", "/data?pieces=10")
+    response = connection.getresponse()
+    assert response.read(6) == b"piece\n"
+    first_s = time.monotonic() - started
+    assert response.read() == b"piece\n" * 9
+    connection.close()
+    assert first_s < 1
+    assert time.monotonic() - started > 1.8
+
+
+def test_a_function_that_dies_before_it_answers_is_a_503_and_is_not_asked_twice(gateway: Gateway) -> None:
+    before = len(gateway.process_users.requests())
+    status, headers, body = gateway.ask("POST", "/data?break=start")
+    assert (status, headers["retry-after"], json.loads(body)["code"]) == (503, "5", "function_unavailable")
+    assert len(gateway.process_users.requests()) == before + 1
+
+
+def test_a_function_that_is_away_is_a_503(gateway: Gateway, tmp_path: Path) -> None:
+    away = Upstream("nobody", choose_port(), tmp_path / "log")
+    with serving(lambda port: Gateway(port, away, gateway.get_data, tmp_path)) as other:
+        status, headers, body = other.ask("GET", "/runs")
+        assert other.ask("GET", "/data")[0] == 200
+    assert (status, headers["content-type"]) == (503, "application/problem+json")
+    assert json.loads(body)["code"] == "function_unavailable"
+
+
+def test_a_long_run_is_waited_for(gateway: Gateway) -> None:
+    """Longer than any time limit of the gateway's."""
+    assert gateway.ask("POST", "/data?sleep_s=12")[0] == 200
+
+
+def test_each_request_has_a_connection_of_its_own(gateway: Gateway) -> None:
+    """The functions close idle ones after 2 s, which is a race to lose."""
+    for _ in range(2):
+        assert gateway.ask("GET", "/stats")[0] == 200
+    assert gateway.get_data.requests()[-1]["headers"]["connection"] == "close"
+
+
+def test_the_client_cannot_say_who_it_is(gateway: Gateway) -> None:
+    gateway.ask("GET", "/stats", **{"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "https"})
+    headers = gateway.get_data.requests()[-1]["headers"]
+    assert (headers["x-forwarded-for"], headers["x-forwarded-proto"]) == (HOST, "http")
+
+
+def test_clients_of_http_1_0_are_served_and_told_of(gateway: Gateway) -> None:
+    with socket.create_connection((HOST, gateway.port), timeout=10) as client:
+        client.sendall(b"GET /stats HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert gateway.get_data.requests()[-1]["headers"]["via"].startswith("1.0 ")
+
+
+def test_slow_headers_are_cut_off(gateway: Gateway) -> None:
+    started = time.monotonic()
+    with socket.create_connection((HOST, gateway.port), timeout=20) as client:
+        client.sendall(b"GET /stats HTTP/1.1\r\nHost: x\r\n")
+        assert client.recv(1000) == b""
+    assert 9 < time.monotonic() - started < 12
+
+
+def test_any_host_name_is_answered(gateway: Gateway) -> None:
+    assert gateway.ask("GET", "/stats", Host="localhost")[0] == 200
+    assert gateway.ask("GET", "/stats", Host="rollcall.example:8080")[0] == 200
+
+
+def test_logs_are_json_without_user_ids(gateway: Gateway) -> None:
+    gateway.ask("POST", "/data?break=start&mark=hidden", Authorization="Bearer hidden")
+    with pytest.raises(IncompleteRead):
+        gateway.ask("GET", "/data/hidden?break=stream")
+    text = (gateway.home / "gateway.log").read_text()
+    assert all(isinstance(json.loads(line), dict) for line in text.splitlines())
+    assert "hidden" not in text
