@@ -123,7 +123,10 @@ def _rehearse(settings: Settings, connection: Connection, options: Options) -> d
 def _settle_all(
     settings: Settings, ledger: Ledger, options: Options, *, counts: Counts, report: Callable[[], None]
 ) -> None:
-    if not options.allow_empty and not ledger.is_empty():
+    if ledger.is_empty():
+        # Now, so that after a first run that was killed the next one goes on from there.
+        ledger.store_rules(settings.rules)
+    elif not options.allow_empty:
         _check_not_empty(settings)
     # Made with other rules, bucket or prefix, the ledger says nothing of what is there now.
     full = options.full or ledger.fetch_rules() != settings.rules
