@@ -4,18 +4,15 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from pg8000.native import identifier
-from rig import REPOSITORY, Bucket, Database, Function, Store, run_function
-from rollcall import database as preparation
-from rollcall.ports import HOST
-from rollcall.servers import Key, Postgres, embedded_postgres, minio_s3, rclone_s3
-from serving.settings import PostgresSettings
+from rig import REPOSITORY, Bucket, Database, Function, Store, database_of, prepare_database, run_function
 
-ROLES = ("process_users", "get_data", "reader")
+from rollcall import database as preparation
+from rollcall.servers import Key, Postgres, embedded_postgres, minio_s3, rclone_s3
+
 TEMPLATE = "template_rollcall"
 STORES = ("rclone", "minio") if os.environ.get("MINIO_BINARY") else ("rclone",)
 
@@ -34,29 +31,23 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def postgres() -> Iterator[Postgres]:
     """A server with the roles, and a migrated database to clone."""
     with embedded_postgres() as server:
-        settings = _owner(server, TEMPLATE)
-        with preparation.lock_setup(settings) as maintenance:
-            preparation.create_database(maintenance, TEMPLATE)
-        with preparation.open_connection(settings) as connection:
-            preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
-            preparation.set_passwords(connection, _passwords(server))
-        preparation.migrate(settings, REPOSITORY / "infra" / "postgres" / "migrations")
+        prepare_database(server, TEMPLATE)
         yield server
 
 
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[Database]:
     """A database of the test's own, as set-up leaves it."""
-    settings = _owner(postgres, f"test_{secrets.token_hex(4)}")
-    name = identifier(settings.database)
-    maintenance = Database(replace(settings, database=preparation.MAINTENANCE_DATABASE), {})
+    database = database_of(postgres, f"test_{secrets.token_hex(4)}")
+    name = identifier(database.settings.database)
+    maintenance = database_of(postgres, "postgres")
     maintenance.run(f"create database {name} template {TEMPLATE}")
-    with preparation.open_connection(settings) as connection:
+    with preparation.open_connection(database.settings) as connection:
         # A clone has no rights of its template's; these are given to the database itself.
         preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
         # Two clones are not to be taken for one: see the column.
         connection.run("update state set lineage = gen_random_uuid()")
-    yield Database(settings, _passwords(postgres))
+    yield database
     maintenance.run(f"drop database {name} with (force)")
 
 
@@ -94,19 +85,3 @@ def start_function(tmp_path: Path) -> Iterator[StartFunction]:
     """Start a function by its folder's name with these settings; all of them stop with the test."""
     with ExitStack() as stack:
         yield lambda name, env: stack.enter_context(run_function(name, env, home=tmp_path / name))
-
-
-def _owner(server: Postgres, database: str) -> PostgresSettings:
-    return PostgresSettings(
-        host=HOST,
-        port=server.port,
-        user=server.owner,
-        password=server.password,
-        database=database,
-        sslmode="disable",
-        sslrootcert="",
-    )
-
-
-def _passwords(server: Postgres) -> dict[str, str]:
-    return {role: f"{server.password}-{role}" for role in ROLES}

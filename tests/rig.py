@@ -7,14 +7,17 @@ from pathlib import Path
 
 from minio import Minio
 from pg8000.native import Connection as Driver
+
+from rollcall import database as preparation
 from rollcall.ports import HOST
 from rollcall.processes import Program
-from rollcall.servers import Key, http_status, script, serving
+from rollcall.servers import Key, Postgres, http_status, script, serving
 from serving.settings import PostgresSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FUNCTIONS = REPOSITORY / "functions"
 REGION = "us-east-1"
+ROLES = ("process_users", "get_data", "reader")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,32 @@ class Database:
             return connection.run(sql, **params) or []
         finally:
             connection.close()
+
+
+def database_of(server: Postgres, name: str) -> Database:
+    """Return a database of a server, whether it is there or not."""
+    settings = PostgresSettings(
+        host=HOST,
+        port=server.port,
+        user=server.owner,
+        password=server.password,
+        database=name,
+        sslmode="disable",
+        sslrootcert="",
+    )
+    return Database(settings, {role: f"{server.password}-{role}" for role in ROLES})
+
+
+def prepare_database(server: Postgres, name: str) -> Database:
+    """Create a database with roles and tables, as set-up does it."""
+    database = database_of(server, name)
+    with preparation.lock_setup(database.settings) as maintenance:
+        preparation.create_database(maintenance, name)
+    with preparation.open_connection(database.settings) as connection:
+        preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
+        preparation.set_passwords(connection, database.passwords)
+    preparation.migrate(database.settings, REPOSITORY / "infra" / "postgres" / "migrations")
+    return database
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,6 +205,11 @@ class Pool:
         with self._lock:
             self._idle.append(connection)
 
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
 
 def _sqlstate(error: DatabaseError) -> str:
     answer = error.args[0] if error.args else None
