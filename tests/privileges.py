@@ -21,7 +21,9 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "select * from runs": ("process_users", "get_data", "reader"),
     "select * from ledger": ("process_users", "reader"),
     "select * from rejects": ("process_users", "reader"),
-    "insert into users (user_id, first_name, last_name, birthdate) values ('x', 'x', 'x', now())": ("process_users",),
+    "insert into users (user_id, first_name, last_name, birthdate) values ('x', 'x', 'x', now())": (
+        "process_users",
+    ),
     "update users set last_name = last_name": ("process_users",),
     "delete from users": ("process_users",),
     "update state set data_version = data_version": ("process_users",),
@@ -104,7 +106,10 @@ class Objects:
 
     def open_to_all(self, bucket: str) -> None:
         statement = {"Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": ["s3:GetObject"]}
-        policy = {"Version": "2012-10-17", "Statement": [{**statement, "Resource": [f"arn:aws:s3:::{bucket}/*"]}]}
+        policy = {
+            "Version": "2012-10-17",
+            "Statement": [{**statement, "Resource": [f"arn:aws:s3:::{bucket}/*"]}],
+        }
         self.client.set_bucket_policy(bucket_name=bucket, policy=json.dumps(policy))
 
 
@@ -159,7 +164,7 @@ def may_do(operation: Callable[[Objects], object], objects: Objects) -> bool:
 def read_rights_on_store(users: Mapping[str, Objects]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Try every operation as every user; yields each operation with the users that may.
 
-    The source must hold 1.csv, 1.png, 1.JPG, 1.Jpeg and notes.txt, the output bucket output.csv and rejects.csv.
+    The source must hold 1.csv, 1.png, 1.JPG, 1.Jpeg and notes.txt, the outputs output.csv and rejects.csv.
     """
     for name, (operation, _) in OPERATIONS.items():
         yield name, tuple(user for user in ALL if may_do(operation, users[user]))
@@ -167,6 +172,8 @@ def read_rights_on_store(users: Mapping[str, Objects]) -> Iterator[tuple[str, tu
 
 def is_open_to_all(endpoint: str, *, buckets: tuple[str, ...]) -> bool:
     """True when somebody without keys may list a bucket or read an object."""
-    paths = [path for bucket in buckets for path in (f"/{bucket}/", f"/{bucket}/1.png", f"/{bucket}/output.csv")]
+    paths = [
+        path for bucket in buckets for path in (f"/{bucket}/", f"/{bucket}/1.png", f"/{bucket}/output.csv")
+    ]
     with urllib3.PoolManager() as pool:
         return any(pool.request("GET", endpoint + path).status != 403 for path in ("/", *paths))

@@ -1,6 +1,6 @@
 """A small real HTTP server for what a function cannot be made to do at will: fail, break off, be slow.
 
-    python upstream.py PORT     answers by path and query, and prints each request as a line of JSON
+python upstream.py PORT     answers by path and query, and prints each request as a line of JSON
 """
 
 import json

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 
 from pg8000.native import DatabaseError, identifier, literal
 from scramp import ScramMechanism
+
 from serving.postgres import Connection, DatabaseUnavailableError
 from serving.settings import PostgresSettings
 
@@ -101,7 +102,7 @@ def migrate(settings: PostgresSettings, migrations: Path) -> list[str]:
     environment = {"PATH": os.environ.get("PATH", ""), "DATABASE_URL": build_url(settings)}
     command = [_find_dbmate(), "--migrations-dir", str(migrations), "--no-dump-schema", "migrate"]
     # S603: no shell, and nothing in the command comes from outside.
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command,
         env=environment,
         cwd=migrations,
@@ -146,7 +147,7 @@ def _stored_verifiers(connection: Connection) -> dict[str, str]:
     if not connection.run("select has_table_privilege('pg_authid', 'select')")[0][0]:
         return {}
     rows = connection.run("select rolname, rolpassword from pg_authid where rolpassword is not null")
-    return {role: verifier for role, verifier in rows}
+    return dict(rows)
 
 
 def _verifies(verifier: str | None, password: str) -> bool:

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio, MinioAdmin
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 from minio.error import InvalidResponseError, MinioAdminException, S3Error, ServerError
 
 TIMEOUT = urllib3.Timeout(connect=3, read=20)
-# What the server answers to a key it does not know or a wrong secret; anything else means that they are right.
+# Answers to a key that the server does not know or a wrong secret; with any other, both are right.
 _WRONG_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied.Disabled")
 
 
@@ -93,7 +93,7 @@ def make_bucket(client: Minio, bucket: str) -> bool:
 
 
 def make_private(client: Minio, bucket: str) -> bool:
-    """Remove the bucket's own policy, which is what opens a bucket to people without keys; true when it had one."""
+    """Remove the bucket's own policy, which alone opens it to people without keys; true when it had one."""
     try:
         client.get_bucket_policy(bucket_name=bucket)
     except S3Error as error:
@@ -165,7 +165,7 @@ def _message(error: Exception) -> str:
         return f"{error.message} ({error.code})"
     if isinstance(error, MinioAdminException):
         try:
-            answer = json.loads(error._body)  # noqa: SLF001 (it has no other way to its text)
+            answer = json.loads(error._body)
             return f"{answer['Message']} ({answer['Code']})"
         except (AttributeError, ValueError, KeyError):
             return str(error)

@@ -2,8 +2,8 @@
 
     python -m rollcall.ready --env-file local/.env -- docker compose --project-name rollcall ...
 
-Run by the machine's own Python, so it needs nothing but the standard library and the docker command; written for
-both docker-compose 1.29, whose `up` does not wait, and Compose v2.
+Run by the machine's own Python, so it needs nothing but the standard library and the docker command. For
+docker-compose 1.29, whose `up` does not wait, and Compose v2 alike.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+DOCKER = "docker"
 TIMEOUT_S = 300
 POLL_S = 1
 SHOWN_LINES = 15
@@ -26,7 +27,11 @@ SECOND_PORT = "GATEWAY_PORT_2"
 ADDRESSES = (
     ("gateway", "8080/tcp", "Rollcall       http://{}"),
     ("gateway", "5000/tcp", "  the same     http://{}"),
-    ("minio", "9001/tcp", "MinIO console  http://{}   (login: MINIO_ACCESS_KEY and MINIO_SECRET_KEY of {env})"),
+    (
+        "minio",
+        "9001/tcp",
+        "MinIO console  http://{}   (login: MINIO_ACCESS_KEY and MINIO_SECRET_KEY of {env})",
+    ),
     ("minio", "9000/tcp", "MinIO S3       http://{}"),
     ("pgadmin", "80/tcp", "pgAdmin        http://{}"),
     ("postgres", "5432/tcp", "Postgres       {}"),
@@ -76,7 +81,9 @@ class Container:
 
 def main(arguments: Sequence[str]) -> int:
     """Bring the stack up; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="rollcall.ready", description="Bring the compose stack up and wait for it.")
+    parser = argparse.ArgumentParser(
+        prog="rollcall.ready", description="Bring the compose stack up and wait for it."
+    )
     parser.add_argument("--env-file", type=Path, required=True)
     parser.add_argument("compose", nargs="+", help="the compose command with its global options")
     options = parser.parse_args(arguments)
@@ -98,7 +105,9 @@ def choose_second_port(compose: Sequence[str], env_file: Path) -> dict[str, str]
     wanted = environment.get(SECOND_PORT) or read_variable(env_file, SECOND_PORT) or "5000"
     ours = any(container.ports.get("5000/tcp", "").endswith(f":{wanted}") for container in inspect(compose))
     if wanted != "0" and not ours and is_taken(int(wanted)):
-        print(f"warning: port {wanted} is taken by another program; Rollcall's second address gets another port")
+        print(
+            f"warning: port {wanted} is taken by another program; Rollcall's second address gets another port"
+        )
         environment[SECOND_PORT] = "0"
     return environment
 
@@ -113,8 +122,12 @@ def wait_until_ready(compose: Sequence[str], *, is_complete: bool) -> list[Conta
         if failed:
             raise StackError("\n".join(map(describe_failure, failed)))
         if not is_complete:
-            raise StackError("The stack did not start: the reason is above. A taken port has a variable in local/.env.")
-        waiting = [f"{container.service} ({container.state})" for container in containers if not container.is_ready]
+            raise StackError(
+                "The stack did not start: the reason is above. A taken port has a variable in local/.env."
+            )
+        waiting = [
+            f"{container.service} ({container.state})" for container in containers if not container.is_ready
+        ]
         if not waiting:
             return containers
         if time.monotonic() > deadline:
@@ -128,7 +141,7 @@ def wait_until_ready(compose: Sequence[str], *, is_complete: bool) -> list[Conta
 def inspect(compose: Sequence[str]) -> list[Container]:
     """Ask for the state of each container of the project, in the order of their services."""
     ids = run([*compose, "ps", "--all", "--quiet"]).split()
-    found = json.loads(run(["docker", "inspect", *ids])) if ids else []
+    found = json.loads(run([DOCKER, "inspect", *ids])) if ids else []
     return sorted((to_container(each) for each in found), key=lambda container: container.service)
 
 
@@ -149,12 +162,12 @@ def to_container(found: Mapping) -> Container:
 
 def describe_failure(container: Container) -> str:
     """Say which service failed, with the last lines of its log."""
-    done = subprocess.run(
-        ["docker", "logs", "--tail", str(SHOWN_LINES), container.id],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    lines = "\n".join(f"  {line}" for line in done.stdout.splitlines())
-    return f"{container.service}: {container.state}, after {container.restarts} restarts. Its last lines:\n{lines}"
+    command = [DOCKER, "logs", "--tail", str(SHOWN_LINES), container.id]
+    log = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    ).stdout
+    lines = "\n".join(f"  {line}" for line in log.splitlines())
+    return f"{container.service}: {container.state}, restarted {container.restarts} times. It said:\n{lines}"
 
 
 def keep_env_file_true(env_file: Path, containers: Sequence[Container]) -> None:

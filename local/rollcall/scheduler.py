@@ -20,9 +20,11 @@ import urllib3
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, JobExecutionEvent, JobSubmissionEvent
 from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.interval import IntervalTrigger
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
+from urllib3.connection import HTTPConnection
+
 from serving.logs import configure, log, log_error
 from serving.settings import Environment, SettingsError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
 
 CONNECT_TIMEOUT_S = 5
 # A longer run goes on without us: the next call is answered 409 until it has ended.
@@ -32,7 +34,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 5, 60
 UNAVAILABLE = (502, 503, 504)
 REPORTED = ("run_id", "state", "code", "listed", "unchanged", "upserted", "removed", "rejected")
 KEEPALIVE = [
-    *urllib3.connection.HTTPConnection.default_socket_options,
+    *HTTPConnection.default_socket_options,
     (
         socket.SOL_SOCKET,
         socket.SO_KEEPALIVE,

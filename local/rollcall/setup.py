@@ -1,4 +1,4 @@
-"""Prepare the servers for Rollcall, once and again: database, roles, tables, buckets, users, policies, samples.
+"""Prepare the servers for Rollcall, once and again: database, roles, tables, buckets, users, samples.
 
 Runs to its end or fails with one line that says what is wrong. Running it twice changes nothing, two at once
 wait for each other, and a changed password or key in the environment is applied.
@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from minio import Minio
-from serving.logs import configure, log
-from serving.settings import Environment, PostgresSettings, SettingsError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from rollcall import database, object_store
 from rollcall.database import DatabaseNotReadyError, DatabaseSetupError
 from rollcall.object_store import Credentials, ObjectStore, StoreNotReadyError, StoreSetupError
 from rollcall.samples import samples
+from serving.logs import configure, log
+from serving.settings import Environment, PostgresSettings, SettingsError
 
 WAIT_S = 60  # for each server to answer
 T = TypeVar("T")
@@ -149,7 +149,7 @@ def _prepare_users(settings: SetupSettings) -> None:
 
 
 def _put_samples(settings: SetupSettings, client: Minio) -> None:
-    """Put the invented users into a source bucket that nobody has used; what a killed set-up left is completed."""
+    """Put the invented users into a bucket that nobody has used, and what a killed set-up left out."""
     if not settings.sample_data:
         return
     wanted = {settings.source_prefix + sample.key: sample for sample in samples()}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rig import REPOSITORY
+
 from rollcall.ports import HOST, choose_port
 from rollcall.processes import Program
 from rollcall.servers import http_status, script, serving
@@ -76,7 +77,11 @@ class Gateway:
         try:
             connection.request(method, target, headers=headers)
             response = connection.getresponse()
-            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+            return (
+                response.status,
+                {name.lower(): value for name, value in response.getheaders()},
+                response.read(),
+            )
         finally:
             connection.close()
 
@@ -160,7 +165,9 @@ def test_a_broken_answer_arrives_broken(gateway: Gateway, when: str) -> None:
     with pytest.raises(IncompleteRead):
         gateway.ask("GET", f"/data?break={when}")
     curl = subprocess.run(
-        ["curl", "--silent", f"http://{HOST}:{gateway.port}/data?break={when}"], capture_output=True, check=False
+        ["curl", "--silent", f"http://{HOST}:{gateway.port}/data?break={when}"],
+        capture_output=True,
+        check=False,
     )
     assert curl.returncode == 18  # "partial file"
 

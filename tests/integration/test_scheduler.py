@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from rig import REPOSITORY
+
 from rollcall.ports import HOST, choose_port
 
 PYTHONPATH = os.pathsep.join(str(REPOSITORY / folder) for folder in ("local", "functions"))

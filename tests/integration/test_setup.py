@@ -15,8 +15,16 @@ import pytest
 from minio import Minio
 from minio.error import S3Error
 from pg8000.native import Connection, DatabaseError
-from privileges import OPERATIONS, STATEMENTS, Objects, is_open_to_all, read_rights_on_postgres, read_rights_on_store
+from privileges import (
+    OPERATIONS,
+    STATEMENTS,
+    Objects,
+    is_open_to_all,
+    read_rights_on_postgres,
+    read_rights_on_store,
+)
 from rig import REPOSITORY, Store
+
 from rollcall import setup
 from rollcall.object_store import Credentials, ObjectStore
 from rollcall.ports import HOST, choose_port
@@ -76,7 +84,9 @@ class Site:
 
     def store(self, access_key: str = "", secret_key: str = "") -> ObjectStore:
         env = self.env
-        credentials = Credentials(access_key or env["MINIO_ROOT_USER"], secret_key or env["MINIO_ROOT_PASSWORD"])
+        credentials = Credentials(
+            access_key or env["MINIO_ROOT_USER"], secret_key or env["MINIO_ROOT_PASSWORD"]
+        )
         return ObjectStore(env["MINIO_ENDPOINT"], "us-east-1", credentials)
 
     def client(self, access_key: str = "", secret_key: str = "") -> Minio:
@@ -92,7 +102,10 @@ class Site:
         found: dict[str, Any] = {
             "roles": self.query("select rolname, rolpassword, rolcanlogin from pg_authid order by rolname"),
             "database": self.query("select datacl::text from pg_database where datname = current_database()"),
-            "tables": self.query("select oid, relname, relacl::text from pg_class where relnamespace = 'public'::regnamespace order by oid"),
+            "tables": self.query(
+                "select oid, relname, relacl::text from pg_class"
+                " where relnamespace = 'public'::regnamespace order by oid"
+            ),
             "migrations": self.query("select * from schema_migrations"),
             "objects": sorted(
                 (each.object_name, each.etag)
