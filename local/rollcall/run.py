@@ -71,7 +71,10 @@ def _start(stack: Stack, supervisor: Supervisor, signals: Signals) -> None:
     )
     _say_servers(stack)
     supervisor.run(stack.setup(), timeout_s=START_TIMEOUT_S)
-    supervisor.start(stack.scheduler())
+    scheduler = stack.scheduler()
+    logged = scheduler.log.stat().st_size if scheduler.log.exists() else 0
+    supervisor.start(scheduler)
+    _await(lambda: _has_begun(scheduler.log, logged), "the scheduler", supervisor, signals)
     _await(lambda: _all_ready(stack.ports), "the functions and the gateway", supervisor, signals)
     _say_ready(stack, seconds=time.monotonic() - begun)
 
@@ -82,6 +85,13 @@ def _await(condition: Callable[[], bool], what: str, supervisor: Supervisor, sig
         return condition()
 
     signals.wait_until(holds, timeout_s=START_TIMEOUT_S, what=what)
+
+
+def _has_begun(log: Path, position: int) -> bool:
+    """Whether the scheduler took its settings: it has no address to ask."""
+    with log.open("rb") as file:
+        file.seek(position)
+        return b"scheduler.started" in file.read()
 
 
 def _all_ready(ports: Ports) -> bool:

@@ -1,0 +1,284 @@
+"""`make run` from outside: what it starts, what it survives, and what it leaves behind."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import urllib3
+
+from rollcall.processes import kill_all, wait_until
+from rollcall.run_directory import read_variables
+from rollcall.stack import REPOSITORY
+
+NAMES = {"postgres", "s3", "process-users", "get-data", "gateway", "scheduler"}
+START_S = 120  # at most, on a machine that is busy with other tests
+ANY_PORTS = {"GATEWAY_PORT": "0", "GATEWAY_PORT_2": "0", "POSTGRES_PORT": "0", "MINIO_PORT": "0"}
+SETTINGS = {"WORKERS": "1", "SAMPLE_DATA": "off", "PROCESS_INTERVAL_S": "3600"}
+
+
+@dataclass
+class Run:
+    """One `make run` and its output."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    output: Path
+
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def started(self) -> dict[str, psutil.Process]:
+        entries = json.loads((self.directory / "processes.json").read_text())
+        return {entry["name"]: psutil.Process(entry["pid"]) for entry in entries}
+
+    def status(self, path: str, method: str = "GET") -> int:
+        url = read_variables(self.directory / "env")["ROLLCALL_URL"]
+        try:
+            return urllib3.request(method, f"{url}{path}", retries=False, timeout=30).status
+        except urllib3.exceptions.HTTPError:
+            return 0
+
+    def wait_begun(self) -> None:
+        """Its files are written then."""
+        self.wait_said("PostgreSQL 18")
+
+    def wait_said(self, text: str) -> None:
+        def said_or_ended() -> bool:
+            return text in self.said() or self.process.poll() is not None
+
+        wait_until(said_or_ended, timeout_s=START_S, what=text)
+
+    def wait_ready(self) -> None:
+        assert self.process.poll() is None, self.said()
+        self.wait_said(f"ready: {read_variables(self.directory / 'env')['ROLLCALL_URL']}\n")
+        assert self.process.poll() is None, self.said()
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+class Runs:
+    """Starts runs over one directory."""
+
+    def __init__(self, directory: Path, outputs: Path) -> None:
+        self.directory = directory
+        self._outputs = outputs
+        self._started: list[Run] = []
+
+    def start(self, **settings: str) -> Run:
+        output = self._outputs / f"output-{len(self._started)}"
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "rollcall.run"],
+                cwd=REPOSITORY,
+                env=self.environment(**settings),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self._started.append(Run(process, self.directory, output))
+        return self._started[-1]
+
+    def ready(self, **settings: str) -> Run:
+        run = self.start(**settings)
+        wait_until(
+            lambda: "starts in" in run.said() or run.process.poll() is not None,
+            timeout_s=START_S,
+            what="start",
+        )
+        run.wait_ready()
+        return run
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        path = os.pathsep.join(str(REPOSITORY / folder) for folder in ("functions", "local"))
+        given = {**ANY_PORTS, **SETTINGS, "RUN_DIR": str(self.directory), "PYTHONPATH": path}
+        return {**os.environ, **given, **settings}
+
+    def end(self) -> None:
+        for run in self._started:
+            if run.process.poll() is None:
+                run.process.terminate()
+                run.process.wait(30)
+        clean = [sys.executable, "-m", "rollcall.clean"]
+        subprocess.run(clean, cwd=REPOSITORY, env=self.environment(), check=True, capture_output=True)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Runs]:
+    place = Path(tempfile.mkdtemp(prefix="rollcall-test-"))
+    runs = Runs(place / "run", tmp_path)
+    try:
+        yield runs
+    finally:
+        runs.end()
+        shutil.rmtree(place)
+
+
+def gone(processes: dict[str, psutil.Process]) -> bool:
+    return all(not one.is_running() or one.status() == psutil.STATUS_ZOMBIE for one in processes.values())
+
+
+def test_it_answers_takes_files_and_leaves_nothing_running_after_ctrl_c(runs: Runs):
+    run = runs.ready()
+    assert run.status("/healthz") == 200
+    assert run.status("/readyz") == 404
+    bucket = runs.directory / "buckets" / "src-data"
+    (bucket / "2000.csv").write_text("first_name, last_name, birthts\nAda, King, 612302400000\n")
+    assert run.status("/data", "POST") in (200, 409)
+    wait_until(lambda: run.status("/data/2000") == 200, timeout_s=30, what="the user")
+    started = run.started()
+    assert started.keys() == NAMES
+    assert run.stop() == 0
+    assert gone(started)
+    assert "stopped; all data is kept" in run.said()
+
+
+def test_a_client_finds_what_it_needs_and_nobody_else_can_read_it(runs: Runs, tmp_path: Path):
+    run = runs.ready()
+    env = runs.directory / "env"
+    sourced = subprocess.run(
+        ["sh", "-c", 'set -a; . "$0"; env', env], capture_output=True, text=True, check=True
+    )
+    for name, value in read_variables(env).items():
+        assert f"{name}={value}" in sourced.stdout.splitlines()
+    assert read_variables(env).keys() >= {
+        *("ROLLCALL_URL", "MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_REGION"),
+        *("SOURCE_BUCKET", "OUTPUT_BUCKET", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"),
+    }
+    for private in ("env", "secrets"):
+        assert (runs.directory / private).stat().st_mode & 0o077 == 0
+    assert run.directory.stat().st_mode & 0o066 == 0
+
+    files = tmp_path / "files"
+    files.mkdir()
+    for name in ("日本 1.csv", "b.PNG", "notes.txt"):
+        (files / name).write_text("x")
+    upload = [sys.executable, "-m", "rollcall.upload", str(files)]
+    told = subprocess.run(
+        upload, cwd=REPOSITORY, env=runs.environment(STACK="run"), capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "2 files uploaded to src-data; the next run reads them\n"
+    assert {file.name for file in (runs.directory / "buckets" / "src-data").iterdir()} == {
+        "日本 1.csv",
+        "b.PNG",
+    }
+
+
+def test_what_dies_is_started_again(runs: Runs):
+    run = runs.ready()
+    before = run.started()
+    kill_all(before.values())
+
+    def all_again() -> bool:
+        now = run.started()
+        return now.keys() == NAMES and all(now[name].pid != before[name].pid for name in NAMES)
+
+    wait_until(all_again, timeout_s=60, what="new processes")
+    wait_until(lambda: run.status("/data") == 200, timeout_s=60, what="an answer")
+    wait_until(lambda: run.status("/data", "POST") in (200, 409), timeout_s=60, what="a run")
+    for name in NAMES:
+        assert f"{name:<14}ended (SIGKILL), starts again in 0.5 s" in run.said()
+    assert run.stop(signal.SIGTERM) == 0
+
+
+def test_what_a_killed_run_left_is_ended_by_the_next_which_goes_on_with_the_data(runs: Runs):
+    run = runs.ready()
+    bucket = runs.directory / "buckets" / "src-data"
+    (bucket / "2000.csv").write_text("first_name, last_name, birthts\nAda, King, 612302400000\n")
+    assert run.status("/data", "POST") in (200, 409)
+    wait_until(lambda: run.status("/data/2000") == 200, timeout_s=30, what="the user")
+    left = run.started()
+    run.process.kill()
+    run.process.wait()
+    again = runs.ready()
+    assert again.said().startswith("ended what the last run left behind: ")
+    assert gone(left)
+    assert again.status("/data/2000") == 200
+
+
+def test_everything_killed_at_once_is_no_obstacle(runs: Runs):
+    run = runs.ready()
+    kill_all([psutil.Process(run.process.pid), *run.started().values()])
+    run.process.wait()
+    again = runs.ready()
+    assert again.status("/data") == 200
+
+
+def test_a_second_run_in_the_same_directory_says_that_there_is_one(runs: Runs):
+    run = runs.ready()
+    second = runs.start()
+    assert second.process.wait(30) == 1
+    assert second.said() == (
+        f"make run is already at work in {runs.directory} (process {run.process.pid}): "
+        "stop that one, or set RUN_DIR to have two\n"
+    )
+    assert run.status("/healthz") == 200
+
+
+def test_each_taken_port_is_named_with_its_variable(runs: Runs):
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = [listener.getsockname()[1] for listener in (first, second)]
+        run = runs.start(GATEWAY_PORT=str(ports[0]), MINIO_PORT=str(ports[1]))
+        assert run.process.wait(30) == 1
+    assert run.said() == (
+        f"Taken by another program: port {ports[0]} (GATEWAY_PORT), {ports[1]} (MINIO_PORT). "
+        "Any free port instead: make run GATEWAY_PORT=0 MINIO_PORT=0\n"
+    )
+
+
+def test_a_taken_second_port_is_only_a_remark(runs: Runs):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        run = runs.ready(GATEWAY_PORT_2=str(port))
+    assert f"gateway       port {port} is taken, so only " in run.said()
+
+
+@pytest.mark.parametrize(
+    ("settings", "want"),
+    [
+        ({"GATEWAY_PORT": "web", "SAMPLE_DATA": "yes"}, ["GATEWAY_PORT is 'web'", "SAMPLE_DATA is 'yes'"]),
+        (
+            {"PROCESS_INTERVAL_S": "often"},
+            ["scheduler ended (exit status 1)", "PROCESS_INTERVAL_S is 'often'"],
+        ),
+        ({"ON_SOURCE_DELETE": "maybe"}, ["process-users ended", "ON_SOURCE_DELETE is 'maybe'"]),
+    ],
+)
+def test_a_wrong_setting_is_named(runs: Runs, settings: dict[str, str], want: list[str]):
+    run = runs.start(**settings)
+    assert run.process.wait(START_S) == 1
+    for text in want:
+        assert text in run.said()
+    if (runs.directory / "processes.json").exists():
+        assert run.started() == {}
+
+
+def test_it_stops_while_it_starts(runs: Runs):
+    run = runs.start()
+    run.wait_said("starts in")
+    assert run.stop() == 0
+    assert run.started() == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="for root, whose PostgreSQL runs as another account")
+def test_root_can_run_it_where_nobody_else_may_look(runs: Runs):
+    runs.directory.parent.chmod(0o700)
+    run = runs.ready()
+    refuge = (runs.directory / "postgres").resolve()
+    assert str(refuge) in run.said()
+    assert run.status("/data") == 200
+    assert run.stop() == 0
+    assert runs.directory.parent.stat().st_mode & 0o077 == 0
+    runs.end()
+    assert not refuge.exists()
