@@ -1,0 +1,417 @@
+"""The compose stack from outside, under a project name and ports of its own: once with each compose there is.
+
+Needs Docker. The stack of `make local-up` is left alone.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scenario
+from minio import Minio, MinioAdmin
+from minio.credentials.providers import StaticProvider
+from pg8000.native import Connection
+from privileges import (
+    OPERATIONS,
+    STATEMENTS,
+    Objects,
+    is_open_to_all,
+    read_rights_on_postgres,
+    read_rights_on_store,
+)
+from rig import REPOSITORY
+
+from rollcall.env_file import fill_in, write_private
+from rollcall.ready import ADDRESSES
+
+pytestmark = pytest.mark.compose
+
+COMPOSES = {"v1": ["docker-compose"], "v2": ["docker", "compose"]}
+OURS = ("process-users", "get-data", "scheduler", "gateway")  # and setup, which has ended
+SETTINGS = {"PROCESS_INTERVAL_S": "3600"}
+PORTS = (
+    "GATEWAY_PORT",
+    "GATEWAY_PORT_2",
+    "POSTGRES_PORT",
+    "MINIO_PORT",
+    "MINIO_CONSOLE_PORT",
+    "PGADMIN_PORT",
+)
+UP_TIMEOUT_S = 600
+
+
+def works(compose: list[str]) -> bool:
+    return shutil.which(compose[0]) is not None and (
+        subprocess.run([*compose, "version"], capture_output=True, check=False).returncode == 0
+    )
+
+
+@dataclass(frozen=True)
+class Compose:
+    """One compose command and one project."""
+
+    command: list[str]
+    env_file: Path
+
+    @property
+    def arguments(self) -> list[str]:
+        project = ["--project-name", "rollcall-test", "--env-file", str(self.env_file)]
+        return [*self.command, *project, "--file", str(REPOSITORY / "local" / "docker-compose.yml")]
+
+    def up(self) -> str:
+        """Bring it up as `make local-up` does; returns what that prints."""
+        ready = [
+            sys.executable,
+            "-m",
+            "rollcall.ready",
+            "--env-file",
+            str(self.env_file),
+            "--",
+            *self.arguments,
+        ]
+        env = {**clean_environment(), "PYTHONPATH": str(REPOSITORY / "local")}
+        done = subprocess.run(
+            ready, env=env, capture_output=True, text=True, timeout=UP_TIMEOUT_S, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*self.arguments, *arguments],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def down(self, *options: str) -> None:
+        self.run("down", "--remove-orphans", *options)
+
+    def inspect(self) -> dict[str, dict[str, Any]]:
+        """Return what docker knows of each service's container."""
+        ids = self.run("ps", "--all", "--quiet").split()
+        found = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True).stdout
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in json.loads(found)}
+
+    def env(self) -> dict[str, str]:
+        lines = self.env_file.read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+    def address(self, service: str, port: int) -> str:
+        return self.run("port", service, str(port)).strip()
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this environment without what compose would take for settings: they win over the file."""
+    names = Compose(["docker"], REPOSITORY / "local" / ".env.example").env()
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
+@pytest.fixture(
+    scope="module", params=[name for name, command in COMPOSES.items() if works(command)] or ["none"]
+)
+def compose(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    """A stack that is up and healthy, with free ports; it and its data are removed afterwards."""
+    assert request.param != "none", "neither docker-compose nor docker compose works here"
+    env_file = tmp_path_factory.mktemp("compose") / ".env"
+    text = fill_in((REPOSITORY / "local" / ".env.example").read_text())
+    for name, value in {**SETTINGS, **dict.fromkeys(PORTS, "0")}.items():
+        text = text.replace(f"\n{name}=", f"\n{name}={value}\n# was ")
+    write_private(env_file, text)
+    compose = Compose(COMPOSES[request.param], env_file)
+    compose.down("--volumes")
+    try:
+        compose.up()
+        yield compose
+    finally:
+        compose.down("--volumes")
+
+
+def to_stack(compose: Compose) -> scenario.Stack:
+    env = compose.env()
+    return scenario.Stack.from_env(env, f"http://{compose.address('gateway', 8080)}")
+
+
+def to_client(compose: Compose, access_key: str, secret_key: str) -> Minio:
+    endpoint = compose.address("minio", 9000)
+    return Minio(
+        endpoint=endpoint, access_key=access_key, secret_key=secret_key, secure=False, region="us-east-1"
+    )
+
+
+def to_objects(compose: Compose, access_key: str, secret_key: str) -> Objects:
+    client = to_client(compose, access_key, secret_key)
+    provider = StaticProvider(access_key, secret_key)
+    admin = MinioAdmin(endpoint=compose.address("minio", 9000), credentials=provider, secure=False)
+    return Objects(client, admin, "src-data", "processed-data")
+
+
+def test_the_scenario(compose: Compose) -> None:
+    stack, env = to_stack(compose), compose.env()
+    scenario.play(stack)
+    scenario.play_overwritten(stack, to_client(compose, env["MINIO_ROOT_USER"], env["MINIO_ROOT_PASSWORD"]))
+
+
+def test_both_addresses_answer_and_the_file_names_the_ports(compose: Compose) -> None:
+    stack, env = to_stack(compose), compose.env()
+    assert stack.request("GET", "/healthz")[0] == 200
+    second = scenario.Stack.from_env(env, f"http://{compose.address('gateway', 5000)}")
+    assert second.request("GET", "/healthz")[0] == 200
+    assert env["MINIO_ENDPOINT"] == f"http://{compose.address('minio', 9000)}"
+    assert f"127.0.0.1:{env['PGPORT']}" == compose.address("postgres", 5432)
+
+
+def test_what_is_not_for_people_is_not_reachable(compose: Compose) -> None:
+    stack = to_stack(compose)
+    for method, path in (("POST", "/events"), ("GET", "/metrics"), ("GET", "/readyz")):
+        assert stack.request(method, path)[0] == 404
+
+
+def test_our_containers_have_no_rights(compose: Compose) -> None:
+    found = compose.inspect()
+    for service in (*OURS, "setup"):
+        host = found[service]["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["CapDrop"] in (["ALL"], ["CAP_ALL"]), service
+        assert not host["CapAdd"], service
+        assert "no-new-privileges:true" in host["SecurityOpt"], service
+        assert not host["Privileged"], service
+        assert not found[service]["Mounts"], service
+        assert found[service]["Config"]["User"].split(":")[0].isdigit(), service
+    for service in OURS:
+        assert read_rights(compose, service) == {"Uid": "10001", "CapEff": "0" * 16, "NoNewPrivs": "1"}, (
+            service
+        )
+        assert "Read-only file system" in run_in(compose, service, "touch /app/x; touch /usr/x")
+
+
+def run_in(compose: Compose, service: str, command: str) -> str:
+    """Run a shell command in a service's container; returns what it prints, errors too."""
+    name = compose.inspect()[service]["Id"]
+    command_line = ["docker", "exec", name, "sh", "-c", f"{{ {command}; }} 2>&1"]
+    return subprocess.run(command_line, capture_output=True, text=True, check=False).stdout
+
+
+def read_rights(compose: Compose, service: str) -> Mapping[str, str]:
+    """Read what the kernel lets a service's first process do."""
+    lines = run_in(compose, service, "cat /proc/1/status").splitlines()
+    values = {line.split(":")[0]: line.split()[1] for line in lines if len(line.split()) > 1}
+    return {name: values[name] for name in ("Uid", "CapEff", "NoNewPrivs")}
+
+
+def test_ports_are_published_on_this_machine_alone(compose: Compose) -> None:
+    published = {
+        (service, port, binding["HostIp"])
+        for service, found in compose.inspect().items()
+        for port, bindings in (found["NetworkSettings"]["Ports"] or {}).items()
+        for binding in bindings or ()
+    }
+    assert published == {(service, port, "127.0.0.1") for service, port, _ in ADDRESSES}
+
+
+def test_images_hold_one_function_and_only_what_it_needs(compose: Compose) -> None:
+    assert "pandas" not in run_in(compose, "get-data", "pip list")
+    assert "minio" not in run_in(compose, "get-data", "pip list")
+    assert run_in(compose, "get-data", "ls /app").split() == [
+        "get_data",
+        "main.py",
+        "requirements.txt",
+        "serving",
+    ]
+    listed = run_in(compose, "process-users", "ls /app").split()
+    assert listed == ["main.py", "process_users", "requirements.txt", "serving"]
+
+
+def test_functions_do_not_hold_the_servers_credentials(compose: Compose) -> None:
+    env, found = compose.env(), compose.inspect()
+    for service in OURS:
+        values = {variable.split("=", 1)[1] for variable in found[service]["Config"]["Env"]}
+        assert not values & {env["POSTGRES_PASSWORD"], env["MINIO_ROOT_USER"], env["MINIO_ROOT_PASSWORD"]}, (
+            service
+        )
+
+
+def test_each_role_may_do_its_work_and_no_more(compose: Compose) -> None:
+    env = compose.env()
+    passwords = {
+        "process_users": env["PROCESS_USERS_PGPASSWORD"],
+        "get_data": env["GET_DATA_PGPASSWORD"],
+        "reader": env["PGPASSWORD"],
+    }
+
+    def connect(role: str) -> Connection:
+        return Connection(
+            role, host="127.0.0.1", port=int(env["PGPORT"]), database="rollcall",
+            password=passwords[role], ssl_context=False,
+        )  # fmt: skip
+
+    assert read_rights_on_postgres(connect) == dict(STATEMENTS)
+
+
+def test_each_user_may_do_its_work_and_no_more(compose: Compose) -> None:
+    env = compose.env()
+    root = to_objects(compose, env["MINIO_ROOT_USER"], env["MINIO_ROOT_PASSWORD"])
+    for key in ("1.csv", "1.png", "1.JPG", "1.Jpeg", "notes.txt"):
+        root.put("src-data", key)
+    users = {
+        "process-users": to_objects(
+            compose, env["PROCESS_USERS_ACCESS_KEY"], env["PROCESS_USERS_SECRET_KEY"]
+        ),
+        "get-data": to_objects(compose, env["GET_DATA_ACCESS_KEY"], env["GET_DATA_SECRET_KEY"]),
+        "uploader": to_objects(compose, env["MINIO_ACCESS_KEY"], env["MINIO_SECRET_KEY"]),
+    }
+    assert dict(read_rights_on_store(users)) == {name: allowed for name, (_, allowed) in OPERATIONS.items()}
+    assert not is_open_to_all(env["MINIO_ENDPOINT"], buckets=("src-data", "processed-data"))
+
+
+def test_the_uploader_may_log_in_to_the_console(compose: Compose) -> None:
+    env = compose.env()
+    login = json.dumps({"accessKey": env["MINIO_ACCESS_KEY"], "secretKey": env["MINIO_SECRET_KEY"]}).encode()
+    url = f"http://{compose.address('minio', 9001)}"
+    with ask(f"{url}/api/v1/login", login) as response:
+        cookie = response.headers["Set-Cookie"].split(";")[0]
+    with ask(f"{url}/api/v1/buckets/src-data/objects", Cookie=cookie) as response:
+        assert json.load(response)["objects"]
+
+
+def ask(url: str, body: bytes | None = None, **headers: str) -> Any:
+    """Open a URL with urllib, which keeps nothing between two calls."""
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json", **headers})
+    return urllib.request.urlopen(request, timeout=30)
+
+
+def test_pgadmin_knows_the_server_and_asks_for_no_password(compose: Compose) -> None:
+    url = f"http://{compose.address('pgadmin', 80)}"
+    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    browser.open(f"{url}/browser/").read()
+    script = browser.open(f"{url}/browser/js/utils.js").read().decode()
+    found = re.search(r"csrf_token'\] = '([^']+)'", script)
+    assert found, script[:500]
+    headers = {"X-pgA-CSRFToken": found[1], "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/browser/server/connect/1/1", data=b"{}", headers=headers)
+    answer = json.load(browser.open(request))
+    assert answer["data"]["connected"]
+    assert answer["data"]["user"]["name"] == "reader"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        ask(f"{url}/browser/", Host="elsewhere.example")
+
+
+def test_log_lines_are_json(compose: Compose) -> None:
+    for service in (*OURS, "setup"):
+        name = compose.inspect()[service]["Id"]
+        log = subprocess.run(["docker", "logs", name], capture_output=True, text=True, check=True)
+        lines = (log.stdout + log.stderr).splitlines()
+        assert lines, service
+        assert all(isinstance(json.loads(line), dict) for line in lines), service
+
+
+def test_logs_are_limited_and_services_come_back(compose: Compose) -> None:
+    for service, found in compose.inspect().items():
+        host = found["HostConfig"]
+        assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}, service
+        assert host["RestartPolicy"]["Name"] == ("no" if service == "setup" else "unless-stopped"), service
+
+
+def test_a_killed_function_is_started_again(compose: Compose) -> None:
+    stack = to_stack(compose)
+    # From outside of its container: the first process of a container cannot be killed from within.
+    pid = compose.inspect()["get-data"]["State"]["Pid"]
+    os.kill(pid, signal.SIGKILL)
+    scenario.wait_until(
+        lambda: (
+            compose.inspect()["get-data"]["State"]["Pid"] not in (0, pid)
+            and stack.request("GET", "/data?limit=1")[0] == 200
+        ),
+        timeout_s=60,
+        what="get-data is back",
+    )
+
+
+def test_dependencies_may_go_and_come_back(compose: Compose) -> None:
+    stack = to_stack(compose)
+    compose.run("stop", "--timeout", "5", "postgres")
+    try:
+        status, headers, body = stack.request("GET", "/data")
+        assert (status, "retry-after" in headers, json.loads(body)["code"]) == (
+            503,
+            True,
+            "database_unavailable",
+        )
+        assert stack.request("GET", "/healthz")[0] == 200
+    finally:
+        compose.run("start", "postgres")
+    scenario.wait_until(
+        lambda: stack.request("GET", "/data?limit=1")[0] == 200, timeout_s=60, what="data is served again"
+    )
+    assert stack.run()["state"] == "ok"
+
+
+def test_everything_killed_in_a_run_is_completed_by_the_next(compose: Compose) -> None:
+    stack = to_stack(compose)
+    for number in range(400):
+        stack.put(f"killed-{number}.csv", scenario.record("Kill", "Nine", number))
+    connection = HTTPConnection(compose.address("gateway", 8080), timeout=60)
+    connection.request("POST", "/data?full=true")
+    time.sleep(0.3)
+    compose.run("kill", "--signal", "SIGKILL")
+    connection.close()
+
+    compose.up()
+
+    stack = to_stack(compose)
+    assert stack.run()["state"] == "ok"
+    served = stack.get("/data")
+    assert all(f"killed-{number}" in served for number in range(400))
+    scenario.check_all_agree(stack)
+
+
+def test_down_keeps_the_data_and_changed_settings_are_applied(compose: Compose) -> None:
+    stack, before = to_stack(compose), compose.env()
+    want = stack.get("/data")
+    compose.down()
+    text = compose.env_file.read_text()
+    for name in ("PGPASSWORD", "GET_DATA_PGPASSWORD", "PROCESS_USERS_SECRET_KEY", "MINIO_ACCESS_KEY"):
+        text = text.replace(before[name], before[name][::-1])
+    text = text.replace("PROCESS_INTERVAL_S=3600", "PROCESS_INTERVAL_S=2")
+    text = text.replace("API_TOKEN=\n", "API_TOKEN=a-token\n")
+    write_private(compose.env_file, text)
+
+    compose.up()
+
+    url = f"http://{compose.address('gateway', 8080)}"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask(f"{url}/data")
+    with ask(f"{url}/data", Authorization="Bearer a-token") as response:
+        assert json.load(response) == want
+    # The scheduler sees by itself what the uploader puts with its new key.
+    scenario.Stack.from_env(compose.env(), url).put("by-itself.csv", scenario.record("By", "Itself", 1))
+
+    def is_served() -> bool:
+        with ask(f"{url}/data", Authorization="Bearer a-token") as answer:
+            return "by-itself" in json.load(answer)
+
+    scenario.wait_until(is_served, timeout_s=30, what="the scheduler has run")
+
+
+def test_up_says_which_service_fails_and_why(compose: Compose) -> None:
+    """Last of all: it leaves the stack broken."""
+    text = compose.env_file.read_text()
+    write_private(compose.env_file, text.replace("ON_SOURCE_DELETE=keep", "ON_SOURCE_DELETE=perhaps"))
+    with pytest.raises(AssertionError, match="ON_SOURCE_DELETE is 'perhaps', wanted keep or remove"):
+        compose.up()
