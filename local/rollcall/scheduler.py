@@ -21,7 +21,6 @@ from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, JobExec
 from apscheduler.schedulers.blocking import BlockingScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
-from urllib3.connection import HTTPConnection
 
 from serving.logs import configure, log, log_error
 from serving.settings import Environment, SettingsError
@@ -34,7 +33,7 @@ FIRST_RETRY_S, LAST_RETRY_S = 5, 60
 UNAVAILABLE = (502, 503, 504)
 REPORTED = ("run_id", "state", "code", "listed", "unchanged", "upserted", "removed", "rejected")
 KEEPALIVE = [
-    *HTTPConnection.default_socket_options,
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (
         socket.SOL_SOCKET,
         socket.SO_KEEPALIVE,

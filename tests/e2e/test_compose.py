@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -20,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scenario
+import urllib3
+from e2e import scenario
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 from pg8000.native import Connection
@@ -68,8 +67,9 @@ class Compose:
 
     @property
     def arguments(self) -> list[str]:
-        project = ["--project-name", "rollcall-test", "--env-file", str(self.env_file)]
-        return [*self.command, *project, "--file", str(REPOSITORY / "local" / "docker-compose.yml")]
+        file = str(REPOSITORY / "local" / "docker-compose.yml")
+        env_file = str(self.env_file)
+        return [*self.command, "--project-name", "rollcall-test", "--env-file", env_file, "--file", file]
 
     def up(self) -> str:
         """Bring it up as `make local-up` does; returns what that prints."""
@@ -106,8 +106,9 @@ class Compose:
     def inspect(self) -> dict[str, dict[str, Any]]:
         """Return what docker knows of each service's container."""
         ids = self.run("ps", "--all", "--quiet").split()
-        found = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True).stdout
-        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in json.loads(found)}
+        done = subprocess.run(["docker", "inspect", *ids], capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout)
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
 
     def env(self) -> dict[str, str]:
         lines = self.env_file.read_text().splitlines()
@@ -284,32 +285,35 @@ def test_the_uploader_may_log_in_to_the_console(compose: Compose) -> None:
     env = compose.env()
     login = json.dumps({"accessKey": env["MINIO_ACCESS_KEY"], "secretKey": env["MINIO_SECRET_KEY"]}).encode()
     url = f"http://{compose.address('minio', 9001)}"
-    with ask(f"{url}/api/v1/login", login) as response:
-        cookie = response.headers["Set-Cookie"].split(";")[0]
-    with ask(f"{url}/api/v1/buckets/src-data/objects", Cookie=cookie) as response:
-        assert json.load(response)["objects"]
+    answer = ask(f"{url}/api/v1/login", login)
+    assert answer.status == 204, answer.data
+    cookie = answer.headers["Set-Cookie"].split(";")[0]
+    assert ask(f"{url}/api/v1/buckets/src-data/objects", headers={"Cookie": cookie}).json()["objects"]
 
 
-def ask(url: str, body: bytes | None = None, **headers: str) -> Any:
-    """Open a URL with urllib, which keeps nothing between two calls."""
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json", **headers})
-    return urllib.request.urlopen(request, timeout=30)
+def ask(
+    url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> urllib3.BaseHTTPResponse:
+    """Send one request over a connection of its own: GET, or POST when there is a body."""
+    method = "GET" if body is None else "POST"
+    with urllib3.PoolManager(retries=False, timeout=30) as pool:
+        return pool.request(
+            method, url, body=body, headers={"Content-Type": "application/json", **(headers or {})}
+        )
 
 
 def test_pgadmin_knows_the_server_and_asks_for_no_password(compose: Compose) -> None:
     url = f"http://{compose.address('pgadmin', 80)}"
-    browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    browser.open(f"{url}/browser/").read()
-    script = browser.open(f"{url}/browser/js/utils.js").read().decode()
+    page = ask(f"{url}/browser/")
+    cookie = "; ".join(each.split(";")[0] for each in page.headers.getlist("Set-Cookie"))
+    script = ask(f"{url}/browser/js/utils.js", headers={"Cookie": cookie}).data.decode()
     found = re.search(r"csrf_token'\] = '([^']+)'", script)
     assert found, script[:500]
-    headers = {"X-pgA-CSRFToken": found[1], "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{url}/browser/server/connect/1/1", data=b"{}", headers=headers)
-    answer = json.load(browser.open(request))
+    headers = {"X-pgA-CSRFToken": found[1], "Cookie": cookie}
+    answer = ask(f"{url}/browser/server/connect/1/1", b"{}", headers).json()
     assert answer["data"]["connected"]
     assert answer["data"]["user"]["name"] == "reader"
-    with pytest.raises(urllib.error.HTTPError, match="403"):
-        ask(f"{url}/browser/", Host="elsewhere.example")
+    assert ask(f"{url}/browser/", headers={"Host": "elsewhere.example"}).status == 403
 
 
 def test_log_lines_are_json(compose: Compose) -> None:
@@ -395,18 +399,16 @@ def test_down_keeps_the_data_and_changed_settings_are_applied(compose: Compose) 
     compose.up()
 
     url = f"http://{compose.address('gateway', 8080)}"
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        ask(f"{url}/data")
-    with ask(f"{url}/data", Authorization="Bearer a-token") as response:
-        assert json.load(response) == want
+    token = {"Authorization": "Bearer a-token"}
+    assert ask(f"{url}/data").status == 401
+    assert ask(f"{url}/data", headers=token).json() == want
     # The scheduler sees by itself what the uploader puts with its new key.
     scenario.Stack.from_env(compose.env(), url).put("by-itself.csv", scenario.record("By", "Itself", 1))
-
-    def is_served() -> bool:
-        with ask(f"{url}/data", Authorization="Bearer a-token") as answer:
-            return "by-itself" in json.load(answer)
-
-    scenario.wait_until(is_served, timeout_s=30, what="the scheduler has run")
+    scenario.wait_until(
+        lambda: "by-itself" in ask(f"{url}/data", headers=token).json(),
+        timeout_s=30,
+        what="the scheduler has run",
+    )
 
 
 def test_up_says_which_service_fails_and_why(compose: Compose) -> None:
