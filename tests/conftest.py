@@ -2,13 +2,22 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from pg8000.native import identifier
-from rig import REPOSITORY, Bucket, Database, Function, Store, database_of, prepare_database, run_function
+from rig import (
+    REPOSITORY,
+    Bucket,
+    Database,
+    StartFunction,
+    Store,
+    database_of,
+    prepare_database,
+    run_function,
+)
 
 from rollcall import database as preparation
 from rollcall.servers import Key, Postgres, embedded_postgres, minio_s3, rclone_s3
@@ -75,9 +84,6 @@ def bucket(store: Store) -> Bucket:
     for name in (bucket.source, bucket.output):
         client.make_bucket(bucket_name=name)
     return bucket
-
-
-StartFunction = Callable[[str, Mapping[str, str]], Function]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """What the tests run against: a database, buckets, and functions under the framework's own server."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,6 +170,9 @@ class Function:
 
     def answers(self) -> bool:
         return http_status(self.port, "/healthz") == 200
+
+
+StartFunction = Callable[[str, Mapping[str, str]], Function]
 
 
 @contextmanager

@@ -1,0 +1,270 @@
+"""get-data under the framework's own server: long answers, clients that stop or leave, failures half-way."""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
+
+import pytest
+from rig import FUNCTIONS, Database, Function, StartFunction
+
+from rollcall.ports import HOST
+from rollcall.processes import wait_until
+from rollcall.servers import http_status, script
+
+USERS = 20_000  # of 1 kB each: more than all buffers on the way hold
+LONG = "x" * 900
+
+
+@pytest.fixture
+def database(database: Database) -> Database:
+    """A database with more users than fit into the buffers between server and client."""
+    database.run(
+        """
+        insert into users (user_id, first_name, last_name, birthdate)
+        select 100000 + n, :long, 'Last' || n, to_timestamp(n)
+        from generate_series(1, cast(:count as integer)) as n
+        """,
+        long=LONG,
+        count=USERS,
+    )
+    return database
+
+
+@pytest.fixture
+def function(database: Database, start_function: StartFunction) -> Function:
+    return start_function("get-data", {**database.env("get_data"), "THREADS": "4"})
+
+
+def ask(function: Function, target: str = "/data", *, version: str = "1.1") -> socket.socket:
+    """Send a request and return the socket unread; it takes in as little as possible."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(60)
+    client.connect((HOST, function.port))
+    client.sendall(f"GET {target} HTTP/{version}\r\nHost: rollcall\r\n\r\n".encode())
+    return client
+
+
+@contextmanager
+def asking(function: Function, target: str = "/data") -> Iterator[tuple[socket.socket, HTTPResponse]]:
+    """Ask and read the head of the answer: the export has begun, and waits for its client."""
+    with closing(ask(function, target)) as client, closing(HTTPResponse(client)) as response:
+        response.begin()
+        yield client, response
+
+
+def get(function: Function, target: str) -> tuple[int, dict[str, str], bytes]:
+    with closing(HTTPConnection(HOST, function.port, timeout=60)) as connection:
+        connection.request("GET", target)
+        response = connection.getresponse()
+        return response.status, dict(response.headers), response.read()
+
+
+def sessions(database: Database, state: str) -> int:
+    rows = database.run(
+        """
+        select count(*)
+        from pg_stat_activity
+        where usename = 'get_data' and datname = current_database() and state = :state
+        """,
+        state=state,
+    )
+    return rows[0][0]
+
+
+def wait_for_sessions(database: Database, count: int, *, timeout_s: float = 10) -> None:
+    """Wait until this many exports hold a session, and all other sessions are idle."""
+    wait_until(
+        lambda: sessions(database, "idle in transaction") == count and sessions(database, "active") == 0,
+        timeout_s=timeout_s,
+        what=f"{count} exports",
+    )
+
+
+def events(function: Function, name: str) -> list[dict]:
+    # What is no JSON is the server's own, on stderr.
+    lines = [line for line in function.log.read_text().splitlines() if line.startswith("{")]
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def test_an_export_is_streamed_whole(function: Function):
+    status, headers, body = get(function, "/data")
+    assert (status, headers["Transfer-Encoding"], "Content-Length" in headers) == (200, "chunked", False)
+    assert list(json.loads(body)) == [str(100_000 + n) for n in range(1, USERS + 1)]
+    assert body.count(b"\n") == USERS
+
+
+def test_an_export_is_of_one_moment(function: Function, database: Database):
+    """What is changed, removed and added meanwhile is not in it."""
+    with asking(function) as (_, response):
+        database.run("delete from users where user_id > '115000'")
+        database.run("update users set first_name = 'changed'")
+        database.run(
+            "insert into users (user_id, first_name, last_name, birthdate) values ('9', 'a', 'b', now())"
+        )
+        got = json.loads(response.read())
+    assert list(got) == [str(100_000 + n) for n in range(1, USERS + 1)]
+    assert {user["first_name"] for user in got.values()} == {LONG}
+    assert len(json.loads(get(function, "/data")[2])) == 15_001
+
+
+def test_a_failure_half_way_breaks_the_answer_off(function: Function, database: Database):
+    with asking(function) as (_, response):
+        wait_for_sessions(database, 1)
+        database.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'get_data'")
+        with pytest.raises((IncompleteRead, ConnectionResetError)):
+            response.read()
+    wait_until(lambda: bool(events(function, "export.cut")), timeout_s=10, what="the log")
+    assert events(function, "export.cut")[0]["error"] == "DatabaseUnavailableError"
+    assert get(function, "/data")[0] == 200
+    wait_for_sessions(database, 0)
+
+
+def test_who_leaves_half_way_leaves_nothing_behind(function: Function, database: Database):
+    for _ in range(4):
+        with asking(function):
+            wait_for_sessions(database, 1)
+        wait_for_sessions(database, 0)
+    assert get(function, "/data")[0] == 200
+    assert len(events(function, "export.abandoned")) == 4
+
+
+def test_who_leaves_before_the_first_byte_leaves_nothing_behind(function: Function, database: Database):
+    """More often than there are places for exports and threads."""
+    for _ in range(20):
+        client = ask(function)
+        # A reset, at once: the answer meets a connection that is no more.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+    wait_for_sessions(database, 0)
+    for _ in range(4):
+        assert get(function, "/data")[0] == 200
+
+
+def test_exports_leave_half_of_the_threads_to_others(function: Function, database: Database):
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(asking(function))
+        wait_for_sessions(database, 2)
+        status, headers, body = get(function, "/data")
+        assert (status, headers["Retry-After"]) == (503, "5")
+        assert json.loads(body)["code"] == "exports_busy"
+        assert http_status(function.port, "/healthz") == 200
+        assert get(function, "/data?limit=5")[0] == 200
+        assert get(function, "/data?after=119500")[0] == 200  # whole in one chunk: no export
+        assert get(function, "/data/100001")[0] == 200
+    wait_for_sessions(database, 0)
+    assert get(function, "/data")[0] == 200
+
+
+def test_an_export_ends_when_its_time_is_up(database: Database, start_function: StartFunction):
+    """However busily the client drips."""
+    function = start_function("get-data", {**database.env("get_data"), "EXPORT_MAX_S": "1"})
+    with asking(function) as (client, _):
+        received = drip(client, until=lambda: bool(events(function, "export.cut")))
+    assert events(function, "export.cut")[0]["error"] == "ExportTimeoutError"
+    assert b"\r\n0\r\n\r\n" not in received
+    wait_for_sessions(database, 0)
+
+
+def drip(client: socket.socket, *, until: Callable[[], bool]) -> bytes:
+    """Read slowly until something has happened, then all that is left."""
+    received = []
+
+    def read() -> bool:
+        received.append(client.recv(2048))
+        return until()
+
+    wait_until(read, timeout_s=30, what="the export to be cut")
+    while part := client.recv(1 << 20):
+        received.append(part)
+    return b"".join(received)
+
+
+def test_who_stops_reading_is_let_go_after_30_seconds(function: Function, database: Database):
+    with asking(function), asking(function, "/data?limit=10000"):
+        wait_for_sessions(database, 1)
+        wait_for_sessions(database, 0, timeout_s=45)
+        # The page held no session, but a thread.
+        wait_until(lambda: len(long_requests(function)) == 2, timeout_s=45, what="both to be let go")
+    assert all(event["ms"] < 40_000 for event in long_requests(function))
+    assert get(function, "/data")[0] == 200
+
+
+def long_requests(function: Function) -> list[dict]:
+    return [event for event in events(function, "request") if event["ms"] > 29_000]
+
+
+def test_a_connection_is_kept_after_an_export(function: Function):
+    with closing(HTTPConnection(HOST, function.port, timeout=60)) as connection:
+        for target in ("/data", "/data?limit=2", "/data", "/healthz"):
+            connection.request("GET", target)
+            response = connection.getresponse()
+            response.read()
+            assert (response.status, response.will_close) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("target", "status"), [("/data", 505), ("/data?after=119500", 200), ("/data?limit=9", 200)]
+)
+def test_only_what_is_whole_is_sent_to_http_1_0(
+    function: Function, database: Database, target: str, status: int
+):
+    with closing(ask(function, target, version="1.0")) as client, closing(HTTPResponse(client)) as response:
+        response.begin()
+        assert response.status == status
+        assert ("http_version" in json.loads(response.read()).values()) == (status == 505)
+    wait_for_sessions(database, 0)
+
+
+def test_head_of_an_export_has_no_body_and_no_length(function: Function, database: Database):
+    with closing(HTTPConnection(HOST, function.port, timeout=60)) as connection:
+        connection.request("HEAD", "/data")
+        head = connection.getresponse()
+        assert (head.status, head.read(), head.headers["Content-Length"]) == (200, b"", None)
+        connection.request("GET", "/data")
+        get = connection.getresponse()
+        assert (get.status, get.headers["ETag"]) == (200, head.headers["ETag"])
+        get.read()
+
+
+def test_wrong_settings_are_all_told_at_once():
+    # Fails at import, so nothing is ever listened on.
+    env = {
+        "PATH": os.defpath,
+        "PYTHONPATH": str(FUNCTIONS),
+        "PGPORT": "http",
+        "PGSSLMODE": "maybe",
+        "EXPORT_MAX_S": "0",
+        "LOG_LEVEL": "loud",
+    }
+    command = [script("functions-framework"), "--target", "get_data", "--source", "main.py", "--port", "0"]
+    ended = subprocess.run(
+        command, cwd=FUNCTIONS / "get-data", env=env, capture_output=True, text=True, timeout=30
+    )
+    assert ended.returncode != 0
+    assert ended.stderr == (
+        "get-data: settings are wrong:\n"
+        "  LOG_LEVEL is 'loud', wanted debug or info or warning or error\n"
+        "  PGHOST is not set\n"
+        "  PGPORT is 'http', wanted a whole number from 1 to 65535\n"
+        "  PGUSER is not set\n"
+        "  PGDATABASE is not set\n"
+        "  PGSSLMODE is 'maybe', wanted disable or prefer or require or verify-full\n"
+        "  EXPORT_MAX_S is '0', wanted a whole number from 1 to 86400\n"
+    )
+
+
+def test_logs_name_no_user(function: Function):
+    get(function, "/data/100001")
+    get(function, "/data?after=100001&limit=1")
+    get(function, "/data?after=100001&limit=x")
+    wait_until(lambda: len(events(function, "request")) >= 4, timeout_s=10, what="the log")
+    log = function.log.read_text()
+    assert "100001" not in log
+    assert "/data/<user_id>" in log
