@@ -6,7 +6,7 @@ PROJECT ?= rollcall
 JOBS    ?= auto
 RUN_PY   = env PYTHONPATH=functions:local "$(VENV)/bin/python"
 COMPOSE  = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
-STACK    = $(COMPOSE) --project-name $(PROJECT) --env-file $(ENV) --file local/docker-compose.yml
+STACK    = $(COMPOSE) --project-name $(PROJECT) --env-file "$(ENV)" --file local/docker-compose.yml
 RUNTIME  = functions/process-users/requirements.txt functions/get-data/requirements.txt \
            local/requirements.txt local/embedded-requirements.txt
 TESTS    = tests/requirements.txt
@@ -32,17 +32,18 @@ format: $(VENV)/.tests ## put the code into its one form
 	"$(VENV)/bin/ruff" check --fix . && "$(VENV)/bin/ruff" format .
 
 local-up: docker ## the pipeline in containers, with MinIO and pgAdmin; returns when all is healthy
-	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file local/.env.example $(ENV)
-	$(STACK) up --build --detach --wait
-	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file --addresses $(ENV)
-local-down: docker ## stop the containers, keep the data
+	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file local/.env.example "$(ENV)"
+	@PYTHONPATH=local $(PYTHON) -m rollcall.ready --env-file "$(ENV)" -- $(STACK)
+local-down: docker env ## stop the containers, keep the data
 	$(STACK) down --remove-orphans
-local-reset: docker ## stop the containers and remove their data
+local-reset: docker env ## stop the containers and remove their data
 	$(STACK) down --remove-orphans --volumes
-local-logs: docker ## follow the logs of the containers
+local-logs: docker env ## follow the logs of the containers
 	$(STACK) logs --follow --tail 100
 docker:
-	@test -n "$(COMPOSE)" || { echo "Docker with its compose command is needed here (it is not for: make run)." >&2; exit 1; }
+	@test -n "$(COMPOSE)" || { echo "This needs Docker with its compose command (make run does not)." >&2; exit 1; }
+env:
+	@test -e "$(ENV)" || { echo "There is no $(ENV) yet: make local-up writes it." >&2; exit 1; }
 
 requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
 	@"$(VENV)/bin/python" -m pip install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
@@ -56,4 +57,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload test test-compose bench lint format local-up local-down local-reset local-logs docker requirements clean
+.PHONY: help run upload test test-compose bench lint format local-up local-down local-reset local-logs docker env requirements clean

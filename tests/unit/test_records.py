@@ -300,7 +300,7 @@ def read_plain(text: str, place: int) -> tuple[str, int]:
 
 
 def read_quoted(text: str, place: int) -> tuple[str, int]:
-    """Return the content and the place after the closing quote; the place of the opening one if none closes."""
+    """Return the content and the place after it; nothing and the place of the quote when it is not closed."""
     cell, start = "", place
     place += 1
     while text[place : place + 1] != '"' or text[place : place + 2] == '""':

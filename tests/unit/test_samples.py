@@ -3,8 +3,8 @@ from io import BytesIO
 
 import pytest
 from PIL import Image
-from process_users.records import Record, Reject, parse_record
 
+from process_users.records import Record, Reject, parse_record
 from rollcall.samples import FIRST_ID, ORDINARY_USERS, Sample, samples, users
 
 # key_invalid and duplicate are told from keys, unreadable by no file
