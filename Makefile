@@ -1,12 +1,12 @@
 # Rollcall. `make` lists the targets; any variable here can be set: make run PYTHON=python3.13 GATEWAY_PORT=8081
 PYTHON  ?= python3
 VENV    ?= .venv
-ENV     ?= local/.env
-PROJECT ?= rollcall
+ENV_FILE ?= local/.env
+COMPOSE_PROJECT ?= rollcall
 JOBS    ?= auto
 RUN_PY   = env PYTHONPATH=functions:local "$(VENV)/bin/python"
 COMPOSE  = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
-STACK    = $(COMPOSE) --project-name $(PROJECT) --env-file "$(ENV)" --file local/docker-compose.yml
+STACK    = $(COMPOSE) --project-name $(COMPOSE_PROJECT) --env-file "$(ENV_FILE)" --file local/docker-compose.yml
 RUNTIME  = functions/process-users/requirements.txt functions/get-data/requirements.txt \
            local/requirements.txt local/embedded-requirements.txt
 TESTS    = tests/requirements.txt
@@ -17,7 +17,7 @@ help: ## this list
 run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C stops it
 	@exec $(RUN_PY) -m rollcall.run
 upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... into the source bucket
-	@ENV="$(ENV)" $(RUN_PY) -m rollcall.upload "$(DIR)"
+	@ENV_FILE="$(ENV_FILE)" $(RUN_PY) -m rollcall.upload "$(DIR)"
 
 test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose" tests/unit tests/integration tests/e2e
@@ -32,8 +32,8 @@ format: $(VENV)/.tests ## put the code into its one form
 	"$(VENV)/bin/ruff" check --fix . && "$(VENV)/bin/ruff" format .
 
 local-up: docker ## the pipeline in containers, with MinIO and pgAdmin; returns when all is healthy
-	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file local/.env.example "$(ENV)"
-	@PYTHONPATH=local $(PYTHON) -m rollcall.ready --env-file "$(ENV)" -- $(STACK)
+	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file local/.env.example "$(ENV_FILE)"
+	@PYTHONPATH=local $(PYTHON) -m rollcall.ready --env-file "$(ENV_FILE)" -- $(STACK)
 local-down: docker env ## stop the containers, keep the data
 	$(STACK) down --remove-orphans
 local-reset: docker env ## stop the containers and remove their data
@@ -43,7 +43,7 @@ local-logs: docker env ## follow the logs of the containers
 docker:
 	@test -n "$(COMPOSE)" || { echo "This needs Docker with its compose command (make run does not)." >&2; exit 1; }
 env:
-	@test -e "$(ENV)" || { echo "There is no $(ENV) yet: make local-up writes it." >&2; exit 1; }
+	@test -e "$(ENV_FILE)" || { echo "There is no $(ENV_FILE) yet: make local-up writes it." >&2; exit 1; }
 
 requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
 	@"$(VENV)/bin/python" -m pip install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements

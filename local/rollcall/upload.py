@@ -61,7 +61,7 @@ def find_stack(environ: Mapping[str, str]) -> Mapping[str, str]:
     """The variables of the stack that answers, or of the one that STACK names."""
     files = {
         "run": Path(environ.get("RUN_DIR") or REPOSITORY / ".run") / "env",
-        "compose": Path(environ.get("ENV") or REPOSITORY / "local" / ".env"),
+        "compose": Path(environ.get("ENV_FILE") or REPOSITORY / "local" / ".env"),
     }
     chosen = environ.get("STACK", "")
     if chosen and chosen not in files:
