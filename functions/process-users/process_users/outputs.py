@@ -71,18 +71,21 @@ def store_outputs(connection: Connection, settings: Settings) -> int:
         for output in (USERS, REJECTS):
             version, stored_version, stored_etag = connection.run(output.fetch_state)[0]
             if version != stored_version or not stored_etag or bucket.fetch_etag(output.key) != stored_etag:
-                _store(connection, output, settings)
+                _store(connection, output, settings, bucket)
     finally:
         bucket.close()
     return connection.run("select output_rows from state")[0][0]
 
 
-def _store(connection: Connection, output: Output, settings: Settings) -> None:
+def _store(connection: Connection, output: Output, settings: Settings, bucket: Bucket) -> None:
     """Upload one snapshot of the query, then remember of which version it is."""
     with connection.transaction(snapshot=True):
         version = connection.run(output.fetch_state)[0][0]
         text = _CsvText(connection, output)
         etag = _upload(settings.store, settings.output_bucket, output.key, text)
+    if "-" in etag:
+        # Of an upload in parts: afterwards some stores tell the etag of the whole instead.
+        etag = bucket.fetch_etag(output.key)
     connection.run(output.store_state, version=version, etag=etag, rows=text.rows)
 
 
