@@ -32,6 +32,11 @@ REJECTS_HEADER = "key,reason,detail\n"
 PNG = b"\x89PNG\r\n\x1a\n"
 GATE = 4_711  # of pg_advisory_lock: what the trigger of `Pipeline.stop_at` waits for
 
+# For what does not depend on the store: a real MinIO when MINIO_BINARY names one.
+ONE_STORE = pytest.mark.parametrize(
+    "store", ["minio" if os.environ.get("MINIO_BINARY") else "rclone"], indirect=True
+)
+
 User = tuple[str, str, str, int, str | None]
 
 

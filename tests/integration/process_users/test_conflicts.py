@@ -3,8 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from pipeline import Pipeline, document, stopping_after_reading, to_csv
+from pipeline import ONE_STORE, Pipeline, document, stopping_after_reading, to_csv
 
+pytestmark = ONE_STORE
 REMOVED = "s3:ObjectRemoved:Delete"
 
 

@@ -3,8 +3,9 @@
 import re
 
 import pytest
-from pipeline import OUTPUT_HEADER, Pipeline, document, to_csv
+from pipeline import ONE_STORE, OUTPUT_HEADER, Pipeline, document, to_csv
 
+pytestmark = ONE_STORE
 TIMESTAMP = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
