@@ -23,6 +23,7 @@ TIMEOUT_S = 300
 POLL_S = 1
 SHOWN_LINES = 15
 SECOND_PORT = "GATEWAY_PORT_2"
+FOR_OTHERS = re.compile(r"PG[A-Z]+|MINIO_(ENDPOINT|REGION|ACCESS_KEY|SECRET_KEY|ROOT_USER|ROOT_PASSWORD)")
 # What to tell: service, port in its container, and how it is called.
 ADDRESSES = (
     ("gateway", "8080/tcp", "Rollcall       http://{}"),
@@ -72,6 +73,11 @@ class Container:
         return (self.has_ended and self.exit_code != 0) or self.restarts >= 3 or self.health == "unhealthy"
 
     @property
+    def is_troubled(self) -> bool:
+        """True when it has failed at least once: on its way up again, perhaps."""
+        return self.exit_code != 0 or self.restarts > 0
+
+    @property
     def state(self) -> str:
         """Its state in a word or two."""
         if self.has_ended:
@@ -88,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("compose", nargs="+", help="the compose command with its global options")
     options = parser.parse_args(arguments)
     try:
-        environment = choose_second_port(options.compose, options.env_file)
+        second_port = choose_second_port(options.compose, options.env_file)
+        environment = {**clean_environment(), **choose_builder(), **second_port}
         up = subprocess.run([*options.compose, "up", "--build", "--detach"], env=environment, check=False)
         containers = wait_until_ready(options.compose, is_complete=up.returncode == 0)
     except StackError as error:
@@ -99,17 +106,34 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def clean_environment() -> dict[str, str]:
+    """Return the environment without what its owner has set for other servers: it would win over the file."""
+    return {name: value for name, value in os.environ.items() if not FOR_OTHERS.fullmatch(name)}
+
+
+def choose_builder() -> dict[str, str]:
+    """Return the variables that make compose build with BuildKit where there is one.
+
+    The classic builder is sent the whole repository, with the virtual environment and all data of `make run`.
+    """
+    has_plugin = (
+        subprocess.run([DOCKER, "buildx", "version"], capture_output=True, check=False).returncode == 0
+    )
+    version = run([DOCKER, "version", "--format", "{{.Client.Version}}"])
+    is_built_in = int(version.split(".")[0]) < 23
+    return {"DOCKER_BUILDKIT": "1", "COMPOSE_DOCKER_CLI_BUILD": "1"} if has_plugin or is_built_in else {}
+
+
 def choose_second_port(compose: Sequence[str], env_file: Path) -> dict[str, str]:
-    """Return the environment for compose: with another second port when somebody else has it (macOS does)."""
-    environment = dict(os.environ)
-    wanted = environment.get(SECOND_PORT) or read_variable(env_file, SECOND_PORT) or "5000"
+    """Return the variable of another second port when somebody else has the wanted one (macOS does)."""
+    wanted = os.environ.get(SECOND_PORT) or read_variable(env_file, SECOND_PORT) or "5000"
     ours = any(container.ports.get("5000/tcp", "").endswith(f":{wanted}") for container in inspect(compose))
     if wanted != "0" and not ours and is_taken(int(wanted)):
         print(
             f"warning: port {wanted} is taken by another program; Rollcall's second address gets another port"
         )
-        environment[SECOND_PORT] = "0"
-    return environment
+        return {SECOND_PORT: "0"}
+    return {}
 
 
 def wait_until_ready(compose: Sequence[str], *, is_complete: bool) -> list[Container]:
@@ -118,7 +142,7 @@ def wait_until_ready(compose: Sequence[str], *, is_complete: bool) -> list[Conta
     waited_for = ""
     while True:
         containers = inspect(compose)
-        failed = [container for container in containers if container.has_failed]
+        failed = [each for each in containers if each.has_failed or (each.is_troubled and not is_complete)]
         if failed:
             raise StackError("\n".join(map(describe_failure, failed)))
         if not is_complete:
