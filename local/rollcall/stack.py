@@ -79,7 +79,7 @@ class Ports:
         if taken:
             ports = ", ".join(f"{port} ({name})" for name, port in taken.items())
             others = " ".join(f"{name}=0" for name in taken)
-            raise StartError(f"Taken by another program: port {ports}. Any free port instead: make run {others}")
+            raise StartError(f"Taken by another program: port {ports}. For any free one: make run {others}")
         gateway_2 = settings.gateway_port_2 or choose_port()
         return cls(
             gateway=settings.gateway_port or choose_port(),

@@ -233,7 +233,7 @@ def test_each_taken_port_is_named_with_its_variable(runs: Runs):
         assert run.process.wait(30) == 1
     assert run.said() == (
         f"Taken by another program: port {ports[0]} (GATEWAY_PORT), {ports[1]} (MINIO_PORT). "
-        "Any free port instead: make run GATEWAY_PORT=0 MINIO_PORT=0\n"
+        "For any free one: make run GATEWAY_PORT=0 MINIO_PORT=0\n"
     )
 
 
