@@ -20,19 +20,17 @@ class Format:
     closing: str
 
 
-# Put together from text: json_build_object takes half as long again. Twelve digits of a float are exact here.
-RECORD: LiteralString = """concat(
-    '{"first_name": ', to_json(first_name),
-    ', "last_name": ', to_json(last_name),
-    ', "birthts": ', cast(date_part('epoch', birthdate) * 1000 as bigint),
-    ', "img_path": ', coalesce(to_json(img_path), 'null'),
-    '}'
-)"""
+# Put together from text: json_build_object takes half as long again, concat() a tenth. A float holds these
+# milliseconds exactly.
+RECORD: LiteralString = """'{"first_name": ' || to_json(first_name)::text
+    || ', "last_name": ' || to_json(last_name)::text
+    || ', "birthts": ' || cast(date_part('epoch', birthdate) * 1000 as bigint)::text
+    || ', "img_path": ' || coalesce(to_json(img_path)::text, 'null') || '}'"""
 
 JSON = Format(
     name="json",
     media_type="application/json",
-    line=f"concat(to_json(user_id), ': ', {RECORD})",
+    line=f"to_json(user_id)::text || ': ' || {RECORD}",
     opening="{",
     separator=",\n ",
     closing="}\n",
