@@ -12,7 +12,7 @@ from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from flask import Request, Response
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 
 from serving.logs import log, log_error
@@ -75,6 +75,8 @@ class Application:
     def _match(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         _check_path(request)
         try:
+            if request.environ["PATH_INFO"].startswith("//"):
+                raise NotFound  # the map would take //data for /data
             return self._map.bind_to_environ(request.environ).match()  # pyright: ignore[reportReturnType]
         except MethodNotAllowed as error:
             allowed = ", ".join(sorted(error.valid_methods or ()))
