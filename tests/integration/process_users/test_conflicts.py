@@ -195,3 +195,35 @@ def test_record_and_picture_of_a_new_user_may_be_settled_at_once(pipeline: Pipel
         for event in events:
             event.result(10)
     assert pipeline.pictures() == {"1000": "1000.png"}
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_file_that_grows_too_large_after_it_was_listed_is_rejected(pipeline: Pipeline, asked: list[str]):
+    pipeline.run()
+    pipeline.put("1000.csv")
+    pipeline.put("1001.csv")
+    with pipeline.holding_commits() as gate:
+        run = pipeline.begin()
+        gate.wait_for()
+        pipeline.put("1001.csv", to_csv().ljust(200_000))
+        gate.open_now()
+        assert document(run.result(10))["rejects"][0]["reason"] == "too_large"
+    assert names(pipeline) == {"1000": "Ada"}
+    asked.clear()
+    assert pipeline.run()["unchanged"] == 2
+    assert asked == []
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_file_that_goes_after_it_was_listed_is_just_gone(pipeline: Pipeline):
+    pipeline.run()
+    pipeline.put("1000.csv")
+    pipeline.put("1001.csv")
+    with pipeline.holding_commits() as gate:
+        run = pipeline.begin()
+        gate.wait_for()
+        pipeline.remove("1001.csv")
+        gate.open_now()
+        report = document(run.result(10))
+    assert (report["listed"], report["upserted"], report["rejected"]) == (2, 1, 0)
+    assert names(pipeline) == {"1000": "Ada"}
