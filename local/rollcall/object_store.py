@@ -16,7 +16,9 @@ import urllib3
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 from minio.error import InvalidResponseError, MinioAdminException, S3Error, ServerError
+from minio.notificationconfig import NotificationConfig, QueueConfig
 
+EVENTS = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 TIMEOUT = urllib3.Timeout(connect=3, read=20)
 # Answers to a key that the server does not know or a wrong secret; with any other, both are right.
 _WRONG_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied.Disabled")
@@ -101,6 +103,16 @@ def make_private(client: Minio, bucket: str) -> bool:
             return False
         raise
     client.delete_bucket_policy(bucket_name=bucket)
+    return True
+
+
+def notify(client: Minio, bucket: str, arn: str) -> bool:
+    """Have the bucket tell this target of every object that comes, changes or goes; true when it did not."""
+    queue = QueueConfig(queue=arn, events=EVENTS, config_id="rollcall")
+    queues = client.get_bucket_notification(bucket_name=bucket).queue_config_list
+    if [(known.queue, sorted(known.events)) for known in queues] == [(arn, sorted(EVENTS))]:
+        return False
+    client.set_bucket_notification(bucket_name=bucket, config=NotificationConfig(queue_config_list=[queue]))
     return True
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,11 +20,12 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from rollcall import database, object_store
 from rollcall.database import DatabaseNotReadyError, DatabaseSetupError
 from rollcall.object_store import Credentials, ObjectStore, StoreNotReadyError, StoreSetupError
-from rollcall.samples import samples
+from rollcall.samples import Sample, samples
 from serving.logs import configure, log
 from serving.settings import Environment, PostgresSettings, SettingsError
 
 WAIT_S = 60  # for each server to answer
+SAMPLE_THREADS = 8
 T = TypeVar("T")
 
 
@@ -50,6 +52,7 @@ class SetupSettings:
     source_bucket: str
     source_prefix: str
     output_bucket: str
+    events_arn: str  # the server's target of notifications; empty: none are sent
     sample_data: bool
     infra: Path
     passwords: Mapping[str, str] = field(repr=False)
@@ -72,6 +75,7 @@ class SetupSettings:
             source_bucket=env.text("SOURCE_BUCKET", "src-data"),
             source_prefix=env.text("SOURCE_PREFIX", ""),
             output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
+            events_arn=env.text("EVENTS_ARN", ""),
             sample_data=env.choice("SAMPLE_DATA", "off", choices=("on", "off")) == "on",
             infra=Path(env.text("INFRA_DIR", str(Path(__file__).resolve().parents[2] / "infra"))),
             passwords={
@@ -124,11 +128,14 @@ def _prepare_database(settings: SetupSettings) -> None:
 
 
 def _prepare_buckets(settings: SetupSettings, client: Minio) -> None:
-    """Make both buckets, private. Notifications of the source bucket would be switched on here."""
+    """Make both buckets, private, and have the source bucket tell of its objects where that is wanted."""
     for bucket in (settings.source_bucket, settings.output_bucket):
         log("setup.bucket", name=bucket, created=object_store.make_bucket(client, bucket))
         if settings.users and object_store.make_private(client, bucket):
             log("setup.bucket_made_private", name=bucket)
+    if settings.events_arn:
+        changed = object_store.notify(client, settings.source_bucket, settings.events_arn)
+        log("setup.notifications", name=settings.source_bucket, changed=changed)
 
 
 def _prepare_users(settings: SetupSettings) -> None:
@@ -159,16 +166,19 @@ def _put_samples(settings: SetupSettings, client: Minio) -> None:
             log("setup.samples", put=0)
             return
     missing = [key for key in wanted if key not in present]
-    for key in missing:
-        body = wanted[key].body
-        client.put_object(
-            bucket_name=settings.source_bucket,
-            object_name=key,
-            data=io.BytesIO(body),
-            length=len(body),
-            content_type=wanted[key].content_type,
-        )
+    with ThreadPoolExecutor(SAMPLE_THREADS) as pool:
+        list(pool.map(lambda key: _put_sample(client, settings.source_bucket, key, wanted[key]), missing))
     log("setup.samples", put=len(missing))
+
+
+def _put_sample(client: Minio, bucket: str, key: str, sample: Sample) -> None:
+    client.put_object(
+        bucket_name=bucket,
+        object_name=key,
+        data=io.BytesIO(sample.body),
+        length=len(sample.body),
+        content_type=sample.content_type,
+    )
 
 
 def _probe_postgres(settings: SetupSettings) -> None:

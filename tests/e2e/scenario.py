@@ -107,7 +107,7 @@ class Stack:
             row[0]: dict(
                 zip(names, (*row[1:4], (row[4] - epoch) // timedelta(milliseconds=1), row[5]), strict=True)
             )
-            for row in rows
+            for row in rows or ()
         }
 
 
@@ -199,7 +199,7 @@ def play_one_user(stack: Stack) -> None:
     report = stack.run()
     want["last_name"] = "Queen"
     check_everywhere(stack, "2000", want)
-    assert report["upserted"] == 1
+    assert report["upserted"] <= 1  # 0: where the bucket tells of its changes, an event was first
 
     stack.put("2000.csv", record("Ada", "", BIRTHTS))
     report = stack.run()
@@ -249,6 +249,23 @@ def play_odd_keys(stack: Stack) -> None:
     for user_id in ODD_KEYS:
         want = {"first_name": "Odd", "last_name": "Key", "birthts": 1, "img_path": f"src-data/{user_id}.png"}
         check_everywhere(stack, user_id, want)
+
+
+def play_events(stack: Stack) -> float:
+    """Files come and go, and nobody asks for a run; returns the shortest time in s until one was served."""
+    delays = []
+    for number in range(3):
+        user_id = f"event-{number}"
+        stack.put(f"{user_id}.csv", record("Told", "Soon", BIRTHTS))
+        started = time.monotonic()
+        wait_until(lambda: user_id in stack.get("/data"), timeout_s=20, what=f"{user_id} is served")
+        delays.append(time.monotonic() - started)
+    stack.put("event-0.png", b"png")
+    want = "src-data/event-0.png"
+    wait_until(lambda: stack.get("/data/event-0")["img_path"] == want, timeout_s=20, what="the picture")
+    stack.remove("event-0.png")
+    wait_until(lambda: stack.get("/data/event-0")["img_path"] is None, timeout_s=20, what="no picture")
+    return min(delays)
 
 
 def play_unchanged(stack: Stack) -> None:

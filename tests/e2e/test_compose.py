@@ -50,6 +50,7 @@ PORTS = (
     "PGADMIN_PORT",
 )
 UP_TIMEOUT_S = 600
+PROJECT = f"rollcall-test-{os.getpid()}"  # another test run has its own
 
 
 def works(compose: list[str]) -> bool:
@@ -69,7 +70,7 @@ class Compose:
     def arguments(self) -> list[str]:
         file = str(REPOSITORY / "local" / "docker-compose.yml")
         env_file = str(self.env_file)
-        return [*self.command, "--project-name", "rollcall-test", "--env-file", env_file, "--file", file]
+        return [*self.command, "--project-name", PROJECT, "--env-file", env_file, "--file", file]
 
     def up(self) -> str:
         """Bring it up as `make local-up` does; returns what that prints."""
@@ -167,6 +168,11 @@ def test_the_scenario(compose: Compose) -> None:
     stack, env = to_stack(compose), compose.env()
     scenario.play(stack)
     scenario.play_overwritten(stack, to_client(compose, env["MINIO_ROOT_USER"], env["MINIO_ROOT_PASSWORD"]))
+
+
+def test_a_file_is_served_soon_without_anybody_asking_for_a_run(compose: Compose) -> None:
+    # The store sends its events every 3 s.
+    assert scenario.play_events(to_stack(compose)) < 4
 
 
 def test_both_addresses_answer_and_the_file_names_the_ports(compose: Compose) -> None:
