@@ -21,12 +21,12 @@ AS_IN_IMAGES = {"WORKERS": "2", "THREADS": "8"}
 
 
 def ask(
-    function: Function, method: str, path: str, *, body: bytes = b"", **headers: str
+    function: Function, method: str, path: str, *, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Send one request, its path as it is, over a connection of its own."""
     connection = HTTPConnection(HOST, function.port, timeout=30)
     try:
-        connection.request(method, path, body=body, headers=headers)
+        connection.request(method, path, body=body, headers=dict(headers or {}))
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:
@@ -118,9 +118,9 @@ def test_logs_are_json_lines_without_data_of_users(pipeline: Pipeline, start_fun
     pipeline.put("1000secret.csv")
     pipeline.put("bad1000.csv", b"King")
     authorization = {"Authorization": "Bearer token-of-tests"}
-    assert ask(function, "POST", "/data", **authorization)[0] == 200
-    assert ask(function, "POST", "/data?full=Ada", **authorization)[0] == 400
-    assert ask(function, "GET", "/runs/1", **authorization)[0] == 200
+    assert ask(function, "POST", "/data", headers=authorization)[0] == 200
+    assert ask(function, "POST", "/data?full=Ada", headers=authorization)[0] == 400
+    assert ask(function, "GET", "/runs/1", headers=authorization)[0] == 200
     assert ask(function, "GET", "/runs/1")[0] == 401
     assert ask(function, "GET", "/1000secret")[0] == 404
     text = function.log.read_text()

@@ -1,0 +1,137 @@
+"""The ledger over a real Postgres: what COPY reads back, and what one commit does."""
+
+from collections.abc import Iterator
+
+import pytest
+from rig import Database
+
+from process_users.batches import Outcome, build_batch, to_copy_text
+from process_users.ledger import Applied, Ledger, create_stage
+from serving.postgres import Connection
+from serving.settings import Environment, PostgresSettings
+
+# What a key or a cell may hold at all, and CSV, COPY or pandas could stumble over.
+TRICKY = [
+    *("NA", "nan", "null", "None", "True", "1e5", "0001", " padded ", "a,b", 'a"b', '"', '""', "'"),
+    *("\\N", "\\.", "\\", "\\n", "é", "日本", "a\nb", "a\rb", "a\r\nb", "\n", "a\tb", "\x01", "\x7f"),
+    *("\x85", "\u2028", "\ufeff", "=1+1", "\U0001d4b3", ":key", "$1", "{}", "%s", "--", ";"),
+]
+
+
+LEDGER, USERS = "select * from ledger order by key", "select * from users order by id"
+
+
+@pytest.fixture
+def ledger(database: Database) -> Iterator[Ledger]:
+    connection = Connection(
+        PostgresSettings.from_environment(Environment(database.env("process_users"))),
+        application_name="test",
+    )
+    create_stage(connection)
+    yield Ledger(connection, bucket="src")
+    connection.close()
+
+
+def apply(ledger: Ledger, *outcomes: Outcome, remove_users: bool = False) -> Applied:
+    with ledger.commit():
+        return ledger.apply(to_copy_text(build_batch(outcomes)), remove_users=remove_users)
+
+
+def valid(key: str, expected: int = 0, name: str = "Ada", birthts: int = 0) -> Outcome:
+    user_id = key.rpartition(".")[0]
+    return Outcome(key, expected, etag="e", user_id=user_id, first_name=name, last_name=name, birthts=birthts)
+
+
+def picture(key: str, expected: int = 0) -> Outcome:
+    return Outcome(key, expected, etag="e", user_id=key.rpartition(".")[0], picture=0)
+
+
+def test_postgres_reads_back_what_was_written_whatever_it_holds(ledger: Ledger, database: Database):
+    outcomes = [valid(f"{text}.csv", name=text) for text in TRICKY]
+    assert apply(ledger, *outcomes) == Applied(len(TRICKY), 0, [])
+    want = [[f"{text}.csv", text, text, text] for text in sorted(TRICKY, key=str.encode)]
+    assert sorted(want) == sorted(
+        database.run("select key, user_id, first_name, last_name from ledger order by key")
+    )
+    assert {row[0] for row in database.run("select user_id from users")} == set(TRICKY)
+    assert [entry.key for entry in ledger.fetch_entries("", None)] == [
+        row[0] for row in sorted_by_bytes(want)
+    ]
+    assert ledger.fetch_revisions([row[0] for row in want]) == {row[0]: 1 for row in want}
+
+
+def sorted_by_bytes(rows: list[list[str]]) -> list[list[str]]:
+    return sorted(rows, key=lambda row: row[0].encode())
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 5_000])
+def test_entries_come_in_the_order_of_bytes_in_pages_of_any_size(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, page: int
+):
+    monkeypatch.setattr("process_users.ledger.ENTRIES_PAGE", page)
+    keys = sorted(
+        (f"{text}.csv" for text in ("a", "B", "10", "9", "é", "\uff5e", "\U0001d4b3")), key=str.encode
+    )
+    apply(ledger, *map(valid, keys))
+    assert [entry.key for entry in ledger.fetch_entries("", None)] == keys
+    assert [entry.key for entry in ledger.fetch_entries(keys[1], keys[4])] == keys[2:5]
+    assert list(ledger.fetch_entries(keys[-1], None)) == []
+
+
+def test_every_commit_gives_its_keys_a_new_revision(ledger: Ledger):
+    apply(ledger, valid("1.csv"), valid("2.csv"))
+    apply(ledger, valid("2.csv", 1))
+    assert ledger.fetch_revisions(["1.csv", "2.csv", "3.csv"]) == {"1.csv": 1, "2.csv": 2}
+
+
+def test_a_key_that_another_commit_settled_is_left_out_and_reported(ledger: Ledger, database: Database):
+    apply(ledger, valid("1.csv", name="First"), valid("2.csv", name="First"))
+    got = apply(
+        ledger,
+        valid("1.csv", 0, name="Stale"),  # read before there was an entry
+        valid("2.csv", 1, name="Fresh"),
+        valid("3.csv", 1, name="Stale"),  # its entry went meanwhile
+        Outcome("1.png", 9, gone=True),
+    )
+    assert got == Applied(1, 0, ["1.csv", "3.csv", "1.png"])
+    assert database.run("select user_id, first_name from users order by user_id") == [
+        ["1", "First"],
+        ["2", "Fresh"],
+    ]
+
+
+def test_what_is_as_before_changes_no_version_and_no_user(ledger: Ledger, database: Database):
+    apply(ledger, valid("1.csv"), picture("1.png"), Outcome("bad.csv", 0, user_id="bad", reason="row_count"))
+    versions = "select data_version, rejects_version from state"
+    before = database.run(versions)
+    bad = Outcome("bad.csv", 1, etag="other", user_id="bad", reason="row_count")
+    assert apply(ledger, valid("1.csv", 1), picture("1.png", 1), bad) == Applied(0, 0, [])
+    assert database.run(versions) == before
+
+
+def test_a_rehearsal_works_on_copies(ledger: Ledger, database: Database):
+    apply(ledger, valid("1.csv"), valid("2.csv"))
+    before = (
+        database.run("select * from ledger order by key"),
+        database.run("select * from users order by id"),
+    )
+    ledger.use_copies()
+    got = apply(ledger, valid("1.csv", 1, name="Other"), Outcome("2.csv", 1, gone=True), remove_users=True)
+    assert got == Applied(1, 1, [])
+    assert ledger.count_users() == 1
+    after = database.run(LEDGER), database.run(USERS)
+    assert after == before
+    assert database.run("select commits, data_version from state") == [[1, 1]]
+
+
+def test_a_commit_that_fails_leaves_nothing(ledger: Ledger, database: Database):
+    with pytest.raises(LookupError):
+        apply_and_fail(ledger)
+    assert database.run("select from ledger") == database.run("select from users") == []
+    assert apply(ledger, valid("1.csv")) == Applied(1, 0, [])
+
+
+def apply_and_fail(ledger: Ledger) -> None:
+    with ledger.commit():
+        ledger.apply(to_copy_text(build_batch([valid("1.csv")])))
+        raise LookupError
