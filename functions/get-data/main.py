@@ -160,8 +160,10 @@ def etag_builder(today: date, resource: str) -> ToEtag:
 
 
 def check_http_version(request: Request) -> None:
-    """Refuse to stream to HTTP/1.0, where a cut-off answer looks complete."""
-    if request.environ["SERVER_PROTOCOL"] == "HTTP/1.0":
+    """Refuse to stream to HTTP/1.0, where a cut-off answer looks complete, be it behind a gateway."""
+    protocols = [request.environ["SERVER_PROTOCOL"].removeprefix("HTTP/")]
+    protocols += (hop.strip().partition(" ")[0] for hop in request.headers.get("Via", "").split(","))
+    if "1.0" in protocols:
         raise ProblemError(
             "http_version", "this answer is streamed, which takes HTTP/1.1; or ask with a limit"
         )

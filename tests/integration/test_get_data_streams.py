@@ -222,6 +222,15 @@ def test_only_what_is_whole_is_sent_to_http_1_0(
     wait_for_sessions(database, 0)
 
 
+@pytest.mark.parametrize(("via", "status"), [("1.0 Caddy", 505), ("1.1 a, 1.0 b", 505), ("1.1 Caddy", 200)])
+def test_http_1_0_is_seen_through_a_gateway(function: Function, via: str, status: int):
+    with closing(HTTPConnection(HOST, function.port, timeout=60)) as connection:
+        connection.request("GET", "/data", headers={"Via": via})
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+
+
 def test_head_of_an_export_has_no_body_and_no_length(function: Function, database: Database):
     with closing(HTTPConnection(HOST, function.port, timeout=60)) as connection:
         connection.request("HEAD", "/data")
