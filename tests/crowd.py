@@ -1,0 +1,81 @@
+"""Many users in a bucket, for what is measured; nine in ten have a picture."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from io import BytesIO
+from json import loads
+from typing import Any
+
+from minio import Minio
+from rig import REGION, Bucket, Function
+from urllib3 import PoolManager
+
+from rollcall.ports import HOST
+
+THREADS = 16
+FIRST_ID = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """So many users, put into a bucket by `put`."""
+
+    count: int
+
+    @property
+    def pictures(self) -> int:
+        return self.count * 9 // 10
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        """Return every object by its key."""
+        ids = range(FIRST_ID, FIRST_ID + self.count)
+        records = {f"{user_id}.csv": to_record(user_id) for user_id in ids}
+        return records | {f"{user_id}.png": b"\x89PNG\r\n\x1a\n" for user_id in ids[: self.pictures]}
+
+    def put(self, bucket: Bucket) -> None:
+        """Put every object, many at a time."""
+        with PoolManager(maxsize=THREADS) as http, ThreadPoolExecutor(THREADS) as threads:
+            client = connect(bucket, http)
+
+            def put(item: tuple[str, bytes]) -> None:
+                key, body = item
+                client.put_object(bucket.source, key, BytesIO(body), len(body))
+
+            for _ in threads.map(put, self.objects.items()):
+                pass
+
+
+def connect(bucket: Bucket, http: PoolManager) -> Minio:
+    """Return an S3 client with the root credentials over these connections."""
+    key = bucket.store.key
+    return Minio(
+        endpoint=f"{HOST}:{bucket.store.port}",
+        access_key=key.access,
+        secret_key=key.secret,
+        secure=False,
+        region=REGION,
+        http_client=http,
+    )
+
+
+def to_record(user_id: int) -> bytes:
+    """Return the record file of an invented user."""
+    birthts = (user_id * 7_919_000_003) % 1_500_000_000_000
+    return f"first_name, last_name, birthts\nFirst{user_id % 997}, Last{user_id}, {birthts}\n".encode()
+
+
+def run(function: Function) -> tuple[float, dict[str, Any]]:
+    """Ask for a run; return its seconds as the caller sees them, and the report."""
+    connection = HTTPConnection(HOST, function.port, timeout=600)
+    try:
+        started = time.perf_counter()
+        connection.request("POST", "/data")
+        response = connection.getresponse()
+        report = loads(response.read())
+        assert response.status == 200, report
+        return time.perf_counter() - started, report
+    finally:
+        connection.close()
