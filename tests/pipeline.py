@@ -30,7 +30,7 @@ HEADER = "first_name, last_name, birthts\n"
 OUTPUT_HEADER = "user_id,first_name,last_name,birthts,img_path\n"
 REJECTS_HEADER = "key,reason,detail\n"
 PNG = b"\x89PNG\r\n\x1a\n"
-GATE = 4_711  # of pg_advisory_lock: what the trigger of `Pipeline.stop_at` waits for
+GATE = 4_711  # of pg_advisory_lock: what the trigger of `Pipeline.stopping_at` waits for
 
 # For what does not depend on the store: a real MinIO when MINIO_BINARY names one.
 ONE_STORE = pytest.mark.parametrize(

@@ -2,19 +2,17 @@
 
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pipeline import ONE_STORE, Pipeline, document
-from rig import REPOSITORY, Bucket, Database, Store
+from rig import Bucket, Database, Store, prepare_database
 
-from rollcall import database as preparation
 from rollcall.ports import HOST, choose_port
 from rollcall.servers import Key, embedded_postgres, rclone_s3
-from serving.settings import PostgresSettings
 
 NEVER_ANSWERED_S = 10
 
@@ -22,7 +20,7 @@ NEVER_ANSWERED_S = 10
 class Switched:
     """A server that can be stopped and started again at the same port."""
 
-    def __init__(self, stack: ExitStack, start) -> None:
+    def __init__(self, stack: ExitStack, start: Callable[[], AbstractContextManager[Any]]) -> None:
         self._stack, self._start = stack, start
         self.on()
 
@@ -209,15 +207,7 @@ def postgres_switch(tmp_path: Path) -> Iterator[Switched]:
 @pytest.fixture
 def own_database(postgres_switch: Switched) -> Database:
     """A database on a server that the test may stop."""
-    server = postgres_switch.server
-    settings = PostgresSettings(HOST, server.port, server.owner, "own", "disable", "", server.password)
-    with preparation.lock_setup(replace(settings, database="postgres")) as maintenance:
-        preparation.create_database(maintenance, settings.database)
-    with preparation.open_connection(settings) as connection:
-        preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
-        preparation.set_passwords(connection, {"process_users": "secret"})
-    preparation.migrate(settings, REPOSITORY / "infra" / "postgres" / "migrations")
-    return Database(settings, {"process_users": "secret"})
+    return prepare_database(postgres_switch.server, "own")
 
 
 @ONE_STORE
