@@ -21,7 +21,9 @@ CODES: dict[str, int] = {
     "not_found": 404,
     "user_not_found": 404,
     "run_not_found": 404,
+    "image_not_found": 404,
     "method_not_allowed": 405,
+    "not_acceptable": 406,
     "body_too_large": 413,
     "http_version": 505,
     # the run

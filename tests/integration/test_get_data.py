@@ -4,9 +4,8 @@ import json
 import os
 import re
 import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -15,8 +14,8 @@ from urllib.parse import quote
 import psutil
 import pytest
 from flask.testing import FlaskClient
-from functions_framework import create_app
-from rig import FUNCTIONS, Database, prepare_database
+from get_data_client import EPOCH, insert, insert_many, open_client
+from rig import Database, prepare_database
 from werkzeug.test import TestResponse
 
 from get_data import users as reading
@@ -26,22 +25,10 @@ from rollcall.servers import Postgres, embedded_postgres, serving
 from serving.postgres import Connection, Pool
 from serving.settings import Environment, PostgresSettings
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ODD_IDS = (
     *("0001", "1.5", "2 3", "2+3", "50%", "%41", "a&b=c", "a#b?c", 'quo"te', "back\\slash", "é", "ê"),
     *("日本", "🙂", "-", "~", "a;b", "a,b", "<b>", "'", "null", "a\u00a0b"),
 )
-
-
-@contextmanager
-def open_client(env: Mapping[str, str]) -> Iterator[FlaskClient]:
-    """The function as the framework loads it, without a server."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
-            patch.setenv(name, value)
-        app = create_app("get_data", str(FUNCTIONS / "get-data" / "main.py"))
-    with closing(sys.modules["main"].POOL):
-        yield app.test_client()  # pyright: ignore[reportAttributeAccessIssue]  a function of ours is no ASGI
 
 
 @pytest.fixture
@@ -60,31 +47,6 @@ def pool(database: Database) -> Iterator[Pool]:
 
 def document(response: TestResponse) -> Any:
     return json.loads(response.data)
-
-
-def insert(database: Database, user_id: str, born: datetime = EPOCH, **columns: str | None) -> None:
-    database.run(
-        """
-        insert into users (user_id, first_name, last_name, birthdate, img_path)
-        values (:user_id, :first_name, :last_name, cast(:birthdate as timestamptz), :img_path)
-        """,
-        user_id=user_id,
-        birthdate=born,
-        first_name=columns.get("first_name", "Ada"),
-        last_name=columns.get("last_name", "King"),
-        img_path=columns.get("img_path"),
-    )
-
-
-def insert_many(database: Database, count: int) -> None:
-    database.run(
-        """
-        insert into users (user_id, first_name, last_name, birthdate)
-        select 100000 + n, 'First' || n, 'Last', to_timestamp(n)
-        from generate_series(1, cast(:count as integer)) as n
-        """,
-        count=count,
-    )
 
 
 # ------------------------------------------------------------------------------------------ what is served
@@ -426,7 +388,7 @@ def test_head_says_what_get_would(client: FlaskClient, database: Database, path:
         ("/data?after=%FF", "query_malformed"),
         ("/data?after=%00", "query_malformed"),
         ("/data?after=%", "query_malformed"),
-        ("/data?format=json", "parameter_unknown"),
+        ("/data?formats=json", "parameter_unknown"),
         ("/data/1?limit=1", "parameter_unknown"),
         ("/stats?limit=1", "parameter_unknown"),
         ("/?min_age=x", "parameter_malformed"),
@@ -444,7 +406,8 @@ def test_an_unknown_parameter_is_named_with_what_is_accepted(client: FlaskClient
         "title": "Bad Request",
         "status": 400,
         "code": "parameter_unknown",
-        "detail": "'limt' is no parameter here; accepted: after, is_image_exists, limit, max_age, min_age",
+        "detail": "'limt' is no parameter here; accepted: after, format, is_image_exists, limit, max_age, "
+        "min_age, spreadsheet",
         "parameter": "limt",
     }
 

@@ -42,7 +42,7 @@ BOOLEAN = "True or False"
 YEARS = "a whole number from 0 to 150 in ASCII digits"
 LIMITS = "a whole number from 1 to 10000 in ASCII digits"
 USER_ID = "a user id: at most 128 characters, none of them a control character"
-KNOWN = "accepted: after, is_image_exists, limit, max_age, min_age"
+KNOWN = "accepted: after, format, is_image_exists, limit, max_age, min_age, spreadsheet"
 ONCE = "came more than once, accepted is once"
 NOT_TEXT = "in the query is not percent-encoded UTF-8 text"
 

@@ -1,6 +1,7 @@
 """Answers as pieces that a client can take its time for, within limits."""
 
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 
 from get_data.formats import Format
@@ -10,6 +11,8 @@ from get_data.users import Lines
 # be before it is taken for one that has stopped.
 PIECE_BYTES = 16 * 1024
 STALL_S = 30
+# Half of level 6's time, for answers larger by a tenth.
+GZIP_LEVEL = 1
 
 
 class ExportTimeoutError(Exception):
@@ -29,6 +32,15 @@ def to_stream(chunks: Iterable[Lines], representation: Format) -> Iterator[bytes
             yield f"{before}{chunk.text}".encode()
             before = representation.separator
     yield representation.closing.encode()
+
+
+def to_gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Compress an answer as it comes."""
+    compressor = zlib.compressobj(GZIP_LEVEL, wbits=zlib.MAX_WBITS | 16)
+    for part in parts:
+        if compressed := compressor.compress(part):
+            yield compressed
+    yield compressor.flush()
 
 
 def to_pieces(parts: Iterable[bytes], *, timeout_s: float) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from urllib.parse import quote, urlencode
 
 from get_data.ages import OLDEST
+from get_data.formats import FORMATS
 from serving.parameters import integer_parser, parse_boolean, parse_query
 from serving.problems import ProblemError
 
@@ -18,7 +19,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Filter:
     """Which users are asked for, as asked; None asks for nothing in particular.
 
-    Ages are in completed years and inclusive; `after` is the user id that a page starts behind.
+    Ages are in completed years and inclusive; `after` is the user id that a page starts behind. `format` and
+    `spreadsheet` are how the answer is to be written.
     """
 
     is_image_exists: bool | None = None
@@ -26,6 +28,8 @@ class Filter:
     max_age: int | None = None
     limit: int | None = None
     after: str | None = None
+    format: str | None = None
+    spreadsheet: bool | None = None
 
     def to_query(self) -> str:
         """Return the one query string that all spellings of this filter share, percent-encoded."""
@@ -37,7 +41,7 @@ class Filter:
 
 def parse_filter(query: bytes) -> Filter:
     """Parse the query string of a list of users; raises ProblemError that names the parameter."""
-    return _to_filter(parse_query(query, _FILTERS | _PAGING))
+    return _to_filter(parse_query(query, _FILTERS | _PAGING | _FORM))
 
 
 def parse_stats_filter(query: bytes) -> Filter:
@@ -63,6 +67,13 @@ def _parse_user_id(value: str) -> str:
     return value
 
 
+def _parse_format(value: str) -> str:
+    if value not in FORMATS:
+        *others, last = FORMATS
+        raise ValueError(f"{', '.join(others)} or {last}")
+    return value
+
+
 _FILTERS: dict[str, Callable[[str], object]] = {
     "is_image_exists": parse_boolean,
     "min_age": integer_parser(0, OLDEST),
@@ -72,3 +83,4 @@ _PAGING: dict[str, Callable[[str], object]] = {
     "limit": integer_parser(1, MAX_LIMIT),
     "after": _parse_user_id,
 }
+_FORM: dict[str, Callable[[str], object]] = {"format": _parse_format, "spreadsheet": parse_boolean}

@@ -1,6 +1,6 @@
 """The representations of users: the SQL of one user's line, and what stands around and between lines."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import LiteralString
 
 
@@ -9,7 +9,7 @@ class Format:
     """A representation that Postgres writes, so that no user passes through Python one by one.
 
     `line` is SQL over a row of users. `separator` is both SQL's and Python's: it joins lines to chunks, and
-    chunks to the answer.
+    chunks to the answer. `file_name` is what a browser saves the answer as, None where it shows it.
     """
 
     name: str
@@ -18,14 +18,39 @@ class Format:
     opening: str
     separator: LiteralString
     closing: str
+    file_name: str | None = None
 
 
-# Put together from text: json_build_object takes half as long again, concat() a tenth. A float holds these
-# milliseconds exactly.
-RECORD: LiteralString = """'{"first_name": ' || to_json(first_name)::text
+# A float holds these milliseconds exactly.
+_BIRTHTS: LiteralString = "cast(date_part('epoch', birthdate) * 1000 as bigint)::text"
+
+# Put together from text: json_build_object takes half as long again, concat() a tenth.
+_MEMBERS: LiteralString = f"""'"first_name": ' || to_json(first_name)::text
     || ', "last_name": ' || to_json(last_name)::text
-    || ', "birthts": ' || cast(date_part('epoch', birthdate) * 1000 as bigint)::text
-    || ', "img_path": ' || coalesce(to_json(img_path)::text, 'null') || '}'"""
+    || ', "birthts": ' || {_BIRTHTS}
+    || ', "img_path": ' || coalesce(to_json(img_path)::text, 'null') || '}}'"""
+RECORD: LiteralString = f"'{{' || {_MEMBERS}"
+
+
+def _to_cell(text: LiteralString) -> LiteralString:
+    """Return SQL of a cell: quoted where Python's csv module quotes it, as in output.csv."""
+    quoted: LiteralString = f"""'"' || replace({text}, '"', '""') || '"'"""
+    return f"""case when {text} ~ '[",\\r\\n]' then {quoted} else {text} end"""
+
+
+def _to_literal(text: LiteralString) -> LiteralString:
+    """Return SQL that keeps a spreadsheet from taking a text for a formula."""
+    return f"regexp_replace({text}, '^(?=[-=+@\\t\\r])', '''')"
+
+
+_COLUMNS: tuple[LiteralString, ...] = (
+    "user_id",
+    "first_name",
+    "last_name",
+    _BIRTHTS,
+    "coalesce(img_path, '')",
+)
+_COMMA: LiteralString = " || ',' || "
 
 JSON = Format(
     name="json",
@@ -35,3 +60,31 @@ JSON = Format(
     separator=",\n ",
     closing="}\n",
 )
+CSV = Format(
+    name="csv",
+    media_type="text/csv",
+    line=_COMMA.join(_to_cell(column) for column in _COLUMNS) + " || '\n'",
+    opening="user_id,first_name,last_name,birthts,img_path\n",
+    separator="",
+    closing="",
+    file_name="users.csv",
+)
+SPREADSHEET = replace(
+    CSV,
+    name="csv for spreadsheets",
+    line=_COMMA.join(_to_cell(_to_literal(column)) for column in _COLUMNS) + " || '\n'",
+)
+NDJSON = Format(
+    name="ndjson",
+    media_type="application/x-ndjson",
+    line=f"""'{{"user_id": ' || to_json(user_id)::text || ', ' || {_MEMBERS} || '\n'""",
+    opening="",
+    separator="",
+    closing="",
+    file_name="users.ndjson",
+)
+# The page is made from the same lines; it is for people, so it comes in pages only.
+HTML = replace(JSON, name="html", media_type="text/html")
+
+# What `format` and `Accept` can ask for, the preferred one first.
+FORMATS = {representation.name: representation for representation in (JSON, CSV, NDJSON, HTML)}
