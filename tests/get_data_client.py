@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from flask.testing import FlaskClient
 from functions_framework import create_app
-from rig import FUNCTIONS, Database
+from rig import FUNCTIONS, NO_STORE, Database
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -17,7 +17,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def open_client(env: Mapping[str, str]) -> Iterator[FlaskClient]:
     """The function as the framework loads it, without a server."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
+        for name, value in {**NO_STORE, **env}.items():
             patch.setenv(name, value)
         app = create_app("get_data", str(FUNCTIONS / "get-data" / "main.py"))
     with closing(sys.modules["main"].POOL):

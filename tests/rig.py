@@ -17,6 +17,12 @@ from serving.settings import PostgresSettings
 REPOSITORY = Path(__file__).resolve().parents[1]
 FUNCTIONS = REPOSITORY / "functions"
 REGION = "us-east-1"
+# A store that no test reaches, for functions that only have to know of one.
+NO_STORE = {
+    "MINIO_ENDPOINT": f"http://{HOST}:9",
+    "MINIO_ACCESS_KEY": "nobody",
+    "MINIO_SECRET_KEY": "nothing-at-all",
+}
 ROLES = ("process_users", "get_data", "reader")
 
 
@@ -162,6 +168,7 @@ class Function:
                 "PYTHONPATH": str(FUNCTIONS),
                 "WORKERS": "1",
                 "THREADS": "8",
+                **NO_STORE,
                 **self.env,
             },
             log=self.log,

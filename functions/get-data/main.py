@@ -17,6 +17,7 @@ from get_data.exports import STALL_S, to_body
 from get_data.filters import parse_filter, parse_stats_filter
 from get_data.formats import JSON
 from get_data.negotiation import Representation, accepts_gzip, choose_representation
+from get_data.pictures import LINK_S, Pictures
 from get_data.release import read_release
 from get_data.settings import Settings
 from serving.application import Application, Route, to_json
@@ -33,6 +34,7 @@ except SettingsError as error:
 configure("get-data", SETTINGS.serving.log_level)
 
 ANSWERS = Answers(exports=SETTINGS.exports, export_max_s=SETTINGS.export_max_s)
+PICTURES = Pictures(SETTINGS.store, SETTINGS.public_endpoint)
 RELEASE = read_release()
 
 
@@ -103,6 +105,24 @@ def answer_user(request: Request, user_id: str) -> Response:
 
 
 @translating
+def answer_image(request: Request, user_id: str) -> Response:
+    """Send the client to the picture of a user."""
+    parse_query(request.query_string, {})
+    try:
+        path = users.fetch_picture(POOL, user_id)
+    except KeyError as error:
+        raise ProblemError("user_not_found", "there is no user of this id") from error
+    if path is None:
+        raise ProblemError("image_not_found", "this user has no picture")
+    response = Response(status=302)
+    response.location = PICTURES.build_address(path)
+    # A while less than the address is good for.
+    response.headers["Cache-Control"] = f"private, max-age={LINK_S // 5}"
+    response.headers["Vary"] = "Authorization"
+    return response
+
+
+@translating
 def answer_stats(request: Request) -> Response:
     """Answer figures of the users that match."""
     asked = parse_stats_filter(request.query_string)
@@ -130,6 +150,7 @@ APPLICATION = Application(
         Route("GET", "/", answer_users, TOKEN),
         Route("GET", "/data", answer_users, TOKEN),
         Route("GET", "/data/<user_id>", answer_user, TOKEN),
+        Route("GET", "/data/<user_id>/image", answer_image, TOKEN),
         Route("GET", "/stats", answer_stats, TOKEN),
     ],
     checks={"postgres": check_postgres},

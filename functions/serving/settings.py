@@ -134,3 +134,23 @@ class ServingSettings:
             threads=env.integer("THREADS", 8, minimum=1, maximum=1024),
             api_token=env.text("API_TOKEN", ""),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where the S3-compatible store is; `endpoint` is an http or https address without a path."""
+
+    endpoint: str
+    region: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+
+    @classmethod
+    def from_environment(cls, env: Environment) -> "StoreSettings":
+        """Read MINIO_ENDPOINT, MINIO_REGION, MINIO_ACCESS_KEY and MINIO_SECRET_KEY."""
+        return cls(
+            endpoint=env.url("MINIO_ENDPOINT"),
+            region=env.text("MINIO_REGION", "us-east-1"),
+            access_key=env.text("MINIO_ACCESS_KEY"),
+            secret_key=env.text("MINIO_SECRET_KEY"),
+        )

@@ -98,10 +98,14 @@ def main(arguments: Sequence[str]) -> int:
         environment = {**clean_environment(), **choose_builder(), **second_port}
         up = subprocess.run([*options.compose, "up", "--build", "--detach"], env=environment, check=False)
         containers = wait_until_ready(options.compose, is_complete=up.returncode == 0)
+        if keep_env_file_true(options.env_file, containers):
+            # Links to pictures name the store's port on this machine, which is known only now.
+            again = ["up", "--detach", "--no-deps", "get-data"]
+            up = subprocess.run([*options.compose, *again], env=environment, check=False)
+            containers = wait_until_ready(options.compose, is_complete=up.returncode == 0)
     except StackError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    keep_env_file_true(options.env_file, containers)
     print_addresses(options.env_file, containers)
     return 0
 
@@ -194,14 +198,15 @@ def describe_failure(container: Container) -> str:
     return f"{container.service}: {container.state}, restarted {container.restarts} times. It said:\n{lines}"
 
 
-def keep_env_file_true(env_file: Path, containers: Sequence[Container]) -> None:
-    """Let what other programs read from the settings file name the ports that are really in use."""
+def keep_env_file_true(env_file: Path, containers: Sequence[Container]) -> bool:
+    """Let the settings file name the ports that are really in use, for others; True when it did not."""
     ports = {port: address for container in containers for port, address in container.ports.items()}
     text = env_file.read_text(encoding="utf-8")
     new = re.sub(r"(?m)^MINIO_ENDPOINT=.*$", f"MINIO_ENDPOINT=http://{ports['9000/tcp']}", text)
     new = re.sub(r"(?m)^PGPORT=.*$", f"PGPORT={ports['5432/tcp'].rpartition(':')[2]}", new)
     if new != text:
         env_file.write_text(new, encoding="utf-8")
+    return new != text
 
 
 def print_addresses(env_file: Path, containers: Sequence[Container]) -> None:

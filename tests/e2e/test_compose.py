@@ -234,7 +234,7 @@ def test_ports_are_published_on_this_machine_alone(compose: Compose) -> None:
 
 def test_images_hold_one_function_and_only_what_it_needs(compose: Compose) -> None:
     assert "pandas" not in run_in(compose, "get-data", "pip list")
-    assert "minio" not in run_in(compose, "get-data", "pip list")
+    assert "pycurl" not in run_in(compose, "get-data", "pip list")
     assert run_in(compose, "get-data", "ls /app").replace("__pycache__", "").split() == [
         "get_data",
         "main.py",

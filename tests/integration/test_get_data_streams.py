@@ -259,6 +259,9 @@ def test_wrong_settings_are_all_told_at_once():
     assert ended.returncode != 0
     assert ended.stderr == (
         "get-data: settings are wrong:\n"
+        "  MINIO_ENDPOINT is not set\n"
+        "  MINIO_ACCESS_KEY is not set\n"
+        "  MINIO_SECRET_KEY is not set\n"
         "  LOG_LEVEL is 'loud', wanted debug or info or warning or error\n"
         "  PGHOST is not set\n"
         "  PGPORT is 'http', wanted a whole number from 1 to 65535\n"

@@ -86,6 +86,11 @@ from state
     )
 
 
+def build_picture(user_id: str) -> Statement:
+    """Return the path of one user's picture, null when there is none; no row when there is no such user."""
+    return Statement("select img_path from users where user_id = :user_id", {"user_id": user_id})
+
+
 def build_stats(asked: Filter, today: date) -> Statement:
     """Return the data version, [age, users, users with a picture] by age, the last run, the last good one."""
     where, parameters = _build_where(asked, today)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving.settings import Environment, PostgresSettings, ServingSettings
+from serving.settings import Environment, PostgresSettings, ServingSettings, StoreSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,15 +12,20 @@ class Settings:
 
     serving: ServingSettings
     postgres: PostgresSettings
+    store: StoreSettings
+    public_endpoint: str  # of the store, for browsers
     export_max_s: int
 
     @classmethod
     def from_env(cls, mapping: Mapping[str, str]) -> "Settings":
         """Read the settings; raises SettingsError that names each one that is missing or malformed."""
         env = Environment(mapping)
+        store = StoreSettings.from_environment(env)
         settings = cls(
             serving=ServingSettings.from_environment(env),
             postgres=PostgresSettings.from_environment(env),
+            store=store,
+            public_endpoint=env.url("MINIO_PUBLIC_ENDPOINT", store.endpoint),
             export_max_s=env.integer("EXPORT_MAX_S", 3600, minimum=1, maximum=86_400),
         )
         env.check()

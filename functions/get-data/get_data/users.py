@@ -8,7 +8,15 @@ from typing import Any
 from get_data.ages import decade_counts
 from get_data.filters import Filter
 from get_data.formats import JSON, Format
-from get_data.queries import VERSION, Statement, build_chunk, build_page, build_stats, build_user
+from get_data.queries import (
+    VERSION,
+    Statement,
+    build_chunk,
+    build_page,
+    build_picture,
+    build_stats,
+    build_user,
+)
 from serving.postgres import Connection, Pool
 
 # One takes 2 ms, so the first byte does not wait; chunks of twice the size are not faster.
@@ -53,6 +61,16 @@ def fetch_user(pool: Pool, user_id: str) -> tuple[Version, str | None]:
     with pool.connection() as connection:
         lineage, version, record = _fetch_row(connection, build_user(user_id))
     return Version(lineage, version), record
+
+
+def fetch_picture(pool: Pool, user_id: str) -> str | None:
+    """Read the path of a user's picture, None without one; raises KeyError when there is no such user."""
+    statement = build_picture(user_id)
+    with pool.connection() as connection:
+        rows = connection.run_prepared(statement.sql, **statement.parameters)
+    if not rows:
+        raise KeyError(user_id)
+    return rows[0][0]
 
 
 def fetch_stats(pool: Pool, asked: Filter, today: date) -> dict[str, object]:

@@ -3,17 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serving.settings import Environment, PostgresSettings, ServingSettings
-
-
-@dataclass(frozen=True, slots=True)
-class StoreSettings:
-    """Where the S3-compatible store is; `endpoint` is an http or https address without a path."""
-
-    endpoint: str
-    region: str
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
+from serving.settings import Environment, PostgresSettings, ServingSettings, StoreSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +26,7 @@ class Settings:
         settings = cls(
             serving=ServingSettings.from_environment(env),
             postgres=PostgresSettings.from_environment(env),
-            store=StoreSettings(
-                endpoint=env.url("MINIO_ENDPOINT"),
-                region=env.text("MINIO_REGION", "us-east-1"),
-                access_key=env.text("MINIO_ACCESS_KEY"),
-                secret_key=env.text("MINIO_SECRET_KEY"),
-            ),
+            store=StoreSettings.from_environment(env),
             source_bucket=env.text("SOURCE_BUCKET", "src-data"),
             source_prefix=env.matching(
                 "SOURCE_PREFIX", "", accepts=lambda value: value.endswith("/"), wanted="a text that ends in /"
