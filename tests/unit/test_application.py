@@ -70,7 +70,10 @@ def test_a_route_answers_its_method_and_path():
     "path", ["/", "/Data", "/data/", "/data/1/2", "//data", "/data//1", "/metrics", "/data.csv"]
 )
 def test_any_other_path_is_not_found(path: str):
-    assert code(serve().get(path, environ_overrides={"RAW_URI": path})) == (404, "not_found")
+    assert code(serve().get("/", environ_overrides={"RAW_URI": path, "PATH_INFO": path})) == (
+        404,
+        "not_found",
+    )
 
 
 @pytest.mark.parametrize(

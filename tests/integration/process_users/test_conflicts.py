@@ -145,9 +145,10 @@ def test_many_conflicts_are_read_again_a_few_at_a_time(pipeline: Pipeline, monke
         for key in keys:
             pipeline.put(key, to_csv("New"))
             pipeline.notify(key)
+            pipeline.put(key, to_csv("Newer"))  # so that each shows whether it is read again
         pause.end()
         assert run.result(10).status_code == 200
-    assert set(names(pipeline).values()) == {"New"}
+    assert set(names(pipeline).values()) == {"Newer"}
 
 
 def test_a_change_that_no_event_told_of_is_found_by_the_next_run(pipeline: Pipeline):

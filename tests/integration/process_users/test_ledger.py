@@ -32,9 +32,9 @@ def ledger(database: Database) -> Iterator[Ledger]:
     connection.close()
 
 
-def apply(ledger: Ledger, *outcomes: Outcome, remove_users: bool = False) -> Applied:
+def apply(ledger: Ledger, *outcomes: Outcome) -> Applied:
     with ledger.commit():
-        return ledger.apply(to_copy_text(build_batch(outcomes)), remove_users=remove_users)
+        return ledger.apply(to_copy_text(build_batch(outcomes)))
 
 
 def valid(key: str, expected: int = 0, name: str = "Ada", birthts: int = 0) -> Outcome:
@@ -48,7 +48,7 @@ def picture(key: str, expected: int = 0) -> Outcome:
 
 def test_postgres_reads_back_what_was_written_whatever_it_holds(ledger: Ledger, database: Database):
     outcomes = [valid(f"{text}.csv", name=text) for text in TRICKY]
-    assert apply(ledger, *outcomes) == Applied(len(TRICKY), 0, [])
+    assert apply(ledger, *outcomes) == Applied(len(TRICKY), [])
     want = [[f"{text}.csv", text, text, text] for text in sorted(TRICKY, key=str.encode)]
     assert sorted(want) == sorted(
         database.run("select key, user_id, first_name, last_name from ledger order by key")
@@ -93,7 +93,7 @@ def test_a_key_that_another_commit_settled_is_left_out_and_reported(ledger: Ledg
         valid("3.csv", 1, name="Stale"),  # its entry went meanwhile
         Outcome("1.png", 9, gone=True),
     )
-    assert got == Applied(1, 0, ["1.csv", "3.csv", "1.png"])
+    assert got == Applied(1, ["1.csv", "3.csv", "1.png"])
     assert database.run("select user_id, first_name from users order by user_id") == [
         ["1", "First"],
         ["2", "Fresh"],
@@ -105,7 +105,7 @@ def test_what_is_as_before_changes_no_version_and_no_user(ledger: Ledger, databa
     versions = "select data_version, rejects_version from state"
     before = database.run(versions)
     bad = Outcome("bad.csv", 1, etag="other", user_id="bad", reason="row_count")
-    assert apply(ledger, valid("1.csv", 1), picture("1.png", 1), bad) == Applied(0, 0, [])
+    assert apply(ledger, valid("1.csv", 1), picture("1.png", 1), bad) == Applied(0, [])
     assert database.run(versions) == before
 
 
@@ -116,8 +116,9 @@ def test_a_rehearsal_works_on_copies(ledger: Ledger, database: Database):
         database.run("select * from users order by id"),
     )
     ledger.use_copies()
-    got = apply(ledger, valid("1.csv", 1, name="Other"), Outcome("2.csv", 1, gone=True), remove_users=True)
-    assert got == Applied(1, 1, [])
+    got = apply(ledger, valid("1.csv", 1, name="Other"), Outcome("2.csv", 1, gone=True))
+    assert got == Applied(1, [])
+    assert ledger.remove_users(["1", "2"]) == 1
     assert ledger.count_users() == 1
     after = database.run(LEDGER), database.run(USERS)
     assert after == before
@@ -128,7 +129,7 @@ def test_a_commit_that_fails_leaves_nothing(ledger: Ledger, database: Database):
     with pytest.raises(LookupError):
         apply_and_fail(ledger)
     assert database.run("select from ledger") == database.run("select from users") == []
-    assert apply(ledger, valid("1.csv")) == Applied(1, 0, [])
+    assert apply(ledger, valid("1.csv")) == Applied(1, [])
 
 
 def apply_and_fail(ledger: Ledger) -> None:

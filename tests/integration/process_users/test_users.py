@@ -164,6 +164,7 @@ def test_the_next_record_takes_over_when_the_smallest_key_goes(pipeline: Pipelin
     for key in ("1000.CSV", "1000.Csv", "1000.csv"):
         pipeline.run()
         seen.append(([user[1] for user in pipeline.users()], pipeline.rejects()))
+        assert len(pipeline.fetch("rejects.csv").text.splitlines()) == 1 + len(pipeline.rejects())
         pipeline.remove(key)
     assert seen == [
         (["First"], {"1000.Csv": "duplicate", "1000.csv": "duplicate"}),
