@@ -23,6 +23,8 @@ test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose" tests/unit tests/integration tests/e2e
 test-compose: $(VENV)/.tests docker ## the end-to-end tests of the compose stack
 	"$(VENV)/bin/python" -m pytest -m compose tests/e2e
+test-faults: $(VENV)/.tests ## crashes, races and random histories; FAULTS_HISTORIES, FAULTS_KILLS and FAULTS_STEPS_APART make it shorter
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/faults
 bench: $(VENV)/.tests ## measure what is promised about speed and memory
 	"$(VENV)/bin/python" -m pytest -s tests/bench
 lint: $(VENV)/.tests ## ruff and basedpyright
@@ -57,4 +59,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload test test-compose bench lint format local-up local-down local-reset local-logs docker env requirements clean
+.PHONY: help run upload test test-compose test-faults bench lint format local-up local-down local-reset local-logs docker env requirements clean

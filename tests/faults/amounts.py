@@ -1,0 +1,9 @@
+"""How much of each proof is done: the long form, unless a variable of the environment says less."""
+
+import os
+import secrets
+
+HISTORIES = int(os.environ.get("FAULTS_HISTORIES", "1000"))
+STEPS_APART = int(os.environ.get("FAULTS_STEPS_APART", "1"))  # 1: crash at every step, 5: at every fifth
+KILLS = int(os.environ.get("FAULTS_KILLS", "200"))
+SEED = int(os.environ.get("FAULTS_SEED", str(secrets.randbelow(2**32))))
