@@ -277,7 +277,7 @@ class Rclone:
         options = (
             "--config=",
             f"--addr={HOST}:{self.port}",
-            # A file that someone drops into a folder is an object at once. Not 0: rclone then keeps a core busy.
+            # A dropped file is an object at once. Not 0: rclone then keeps a core busy.
             "--dir-cache-time=10ms",
             "--no-cleanup",  # a bucket stays when its last object goes
         )
