@@ -7,7 +7,7 @@ from process_users.keys import SourceKey, parse_key
 from process_users.ledger import Ledger
 from process_users.notifications import Notification
 from process_users.settings import Settings
-from process_users.settling import settle_keys
+from process_users.settling import remove_users, settle_keys
 from serving.postgres import Connection
 
 LISTED_SIBLINGS = 1_000
@@ -28,7 +28,9 @@ def settle_notification(
         # What takes over may be there without its event having come.
         keys.update(_list_siblings(source, settings.source_prefix, bucket))
     ledger = Ledger(connection, bucket=settings.source_bucket)
-    settle_keys(sorted(keys), settings.source_prefix, bucket, ledger, remove_users=settings.remove_users)
+    settle_keys(sorted(keys), settings.source_prefix, bucket, ledger)
+    if settings.remove_users and source.user_id is not None and ledger.lacks_record(source.user_id):
+        remove_users([source.user_id], settings.source_prefix, bucket, ledger)
     return True
 
 

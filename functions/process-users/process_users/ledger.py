@@ -20,13 +20,12 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a commit did: users inserted or changed, users removed, and the keys it left out.
+    """What a commit did: users inserted or changed, and the keys it left out.
 
     A key is left out because another commit settled it after it was read here: it must be read again.
     """
 
     upserted: int
-    removed: int
     conflicts: list[str]
 
 
@@ -84,11 +83,8 @@ class Ledger:
             self._connection.run(_BEGIN_COMMIT)
             yield
 
-    def apply(self, batch: bytes, *, remove_users: bool = False) -> Applied:
-        """Settle a batch, as text for COPY, and then its users, inside of `commit`.
-
-        With remove_users, users among them that have no record left are removed.
-        """
+    def apply(self, batch: bytes) -> Applied:
+        """Settle a batch, as text for COPY, and then its users, inside of `commit`."""
         run, bucket = self._connection.run_prepared, self._bucket
         self._connection.copy_in(_COPY_STAGE, [batch])
         conflicts = [row[0] for row in run(_TAKE_CONFLICTS)]
@@ -100,15 +96,22 @@ class Ledger:
         run(_FIND_TOUCHED, bucket=bucket)
         upserted = run(_UPSERT_USERS)[0][0]
         upserted += run(_UPDATE_PICTURES)[0][0]
-        removed = run(_REMOVE_TOUCHED)[0][0] if remove_users else 0
-        self._step_versions(users=upserted + removed > 0, rejects=rejects_changed)
-        return Applied(upserted, removed, conflicts)
+        self._step_versions(users=upserted > 0, rejects=rejects_changed)
+        return Applied(upserted, conflicts)
 
-    def remove_users(self) -> int:
-        """Remove every user that has no record, in a transaction of its own; returns how many."""
+    def fetch_users_without_record(self, limit: int, *, after: str = "") -> list[str]:
+        """Return the ids of users of whom the ledger has no record, in their order as bytes."""
+        rows = self._connection.run(_FETCH_USERS_WITHOUT_RECORD, after=after, limit=limit)
+        return [row[0] for row in rows]
+
+    def lacks_record(self, user_id: str) -> bool:
+        """True when there is a user of this id, but no record of theirs in the ledger."""
+        return bool(self._connection.run_prepared(_LACKS_RECORD, user_id=user_id))
+
+    def remove_users(self, user_ids: Sequence[str]) -> int:
+        """Remove those of the users that have no record, in a transaction of its own; returns how many."""
         with self.commit():
-            self._connection.run("set local enable_hashjoin = on")  # of whole tables
-            removed = self._connection.run(_REMOVE_USERS)[0][0]
+            removed = self._connection.run_prepared(_REMOVE_USERS, user_ids=list(user_ids))[0][0]
             self._step_versions(users=removed > 0, rejects=False)
         return removed
 
@@ -320,21 +323,27 @@ with changed as (
 select count(*) from changed
 """
 
-_REMOVE_TOUCHED = """
-with changed as (
-    delete from users u
-    using touched t
-    where u.user_id = t.user_id
-      and not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
-    returning 1
-)
-select count(*) from changed
+_FETCH_USERS_WITHOUT_RECORD = """
+select user_id
+from users u
+where user_id > cast(:after as text)
+  and not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+order by user_id
+limit cast(:limit as bigint)
+"""
+
+_LACKS_RECORD = """
+select 1
+from users u
+where user_id = cast(:user_id as text)
+  and not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
 """
 
 _REMOVE_USERS = """
 with changed as (
     delete from users u
-    where not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
+    where user_id = any(cast(:user_ids as text[]))
+      and not exists (select 1 from ledger l where l.user_id = u.user_id and l.picture is null)
     returning 1
 )
 select count(*) from changed

@@ -14,11 +14,12 @@ from process_users.ledger import Ledger
 from process_users.outputs import USERS, store_outputs
 from process_users.runs import Counts, Run, begin_run, end_run, record_progress, to_timestamp
 from process_users.settings import Settings
-from process_users.settling import settle_changes
+from process_users.settling import remove_users, settle_changes
 from serving.logs import log
 from serving.postgres import Connection, DatabaseUnavailableError
 
 BATCH_OBJECTS = 4_000
+REMOVED_USERS = 100  # at a time: the bucket is asked for each of them before
 REPORTED_REJECTS = 100
 LARGE_LOAD_USERS = 1_000
 
@@ -134,10 +135,23 @@ def _settle_all(
         settle_range(key_range, settings, ledger, full=full, counts=counts, report=report)
     if settings.remove_users:
         # Last, because a record may have moved to a key that is settled later.
-        counts.removed = ledger.remove_users()
+        _remove_users(settings, ledger, counts=counts, report=report)
     ledger.store_rules(settings.rules)
     if counts.upserted >= LARGE_LOAD_USERS:
         ledger.refresh_statistics()
+
+
+def _remove_users(settings: Settings, ledger: Ledger, *, counts: Counts, report: Callable[[], None]) -> None:
+    bucket, after = Bucket(settings.store, settings.source_bucket), ""
+    try:
+        while user_ids := ledger.fetch_users_without_record(REMOVED_USERS, after=after):
+            upserted, removed = remove_users(user_ids, settings.source_prefix, bucket, ledger)
+            counts.upserted += upserted
+            counts.removed += removed
+            after = user_ids[-1]
+            report()
+    finally:
+        bucket.close()
 
 
 def _check_not_empty(settings: Settings) -> None:

@@ -28,15 +28,34 @@ def settle_changes(changes: Iterable[Change], prefix: str, bucket: Bucket, ledge
     return upserted
 
 
-def settle_keys(
-    keys: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger, *, remove_users: bool = False
-) -> Applied:
+def settle_keys(keys: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> Applied:
     """Settle a few keys by what the bucket holds now, while no other can commit."""
     with ledger.commit():
         revisions = ledger.fetch_revisions(keys)
         changes = [Change(key, parse_key(key, prefix), None, revisions.get(key, 0)) for key in keys]
         outcomes = _read_outcomes(changes, bucket, pauses_s=())  # others wait, so it is tried once
-        return ledger.apply(to_copy_text(build_batch(outcomes)), remove_users=remove_users)
+        return ledger.apply(to_copy_text(build_batch(outcomes)))
+
+
+def remove_users(user_ids: Iterable[str], prefix: str, bucket: Bucket, ledger: Ledger) -> tuple[int, int]:
+    """Remove users whose record is gone; returns how many changed instead, and how many were removed.
+
+    A record may have moved to a key that was passed before it came there, so the bucket is asked by user.
+    """
+    upserted, gone = 0, []
+    for user_id in user_ids:
+        moved = list_records(user_id, prefix, bucket)
+        if moved:
+            upserted += settle_keys(moved, prefix, bucket, ledger).upserted
+        else:
+            gone.append(user_id)
+    return upserted, ledger.remove_users(gone) if gone else 0
+
+
+def list_records(user_id: str, prefix: str, bucket: Bucket) -> list[str]:
+    """Return the keys of the records of a user that the bucket lists."""
+    found = (parse_key(listed.key, prefix) for listed in bucket.list_objects(f"{prefix}{user_id}."))
+    return [key.key for key in found if key and key.user_id == user_id and key.picture is None]
 
 
 def _read_outcomes(changes: Iterable[Change], bucket: Bucket, *, pauses_s: Sequence[float]) -> list[Outcome]:
