@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial, wraps
+from http import HTTPStatus
 from urllib.parse import quote
 
 import functions_framework
@@ -12,15 +13,18 @@ from flask import Request, Response
 
 from get_data import users
 from get_data.answers import Answers, ToEtag, send_head, send_not_modified
+from get_data.assets import ASSETS
 from get_data.etags import build_etag
 from get_data.exports import STALL_S, to_body
-from get_data.filters import parse_filter, parse_stats_filter
-from get_data.formats import JSON
+from get_data.filters import Filter, parse_filter, parse_stats_filter
+from get_data.formats import HTML, JSON
 from get_data.negotiation import Representation, accepts_gzip, choose_representation
+from get_data.overview import fetch_overview
+from get_data.page import USERS_A_PAGE, build_policy, render_problem, render_users
 from get_data.pictures import LINK_S, Pictures
 from get_data.release import read_release
 from get_data.settings import Settings
-from serving.application import Application, Route, to_json
+from serving.application import Application, Route, prefers_page, to_json
 from serving.logs import configure
 from serving.parameters import parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
@@ -34,6 +38,7 @@ except SettingsError as error:
 configure("get-data", SETTINGS.serving.log_level)
 
 ANSWERS = Answers(exports=SETTINGS.exports, export_max_s=SETTINGS.export_max_s)
+POLICY = build_policy(SETTINGS.public_endpoint)
 PICTURES = Pictures(SETTINGS.store, SETTINGS.public_endpoint)
 RELEASE = read_release()
 
@@ -64,9 +69,13 @@ def translating(handler: Callable[..., Response]) -> Callable[..., Response]:
 @translating
 def answer_users(request: Request) -> Response:
     """Answer the users that match: a page of them when there is a limit, else all."""
+    if (given := without_empty(request)) is not None:
+        return redirect(given)
     asked = parse_filter(request.query_string)
     representation = choose_representation(asked, request.accept_mimetypes, request.accept_encodings)
     today = datetime.now(UTC).date()
+    if representation.format is HTML:
+        return answer_page(request, asked, representation, today)
     to_etag = etag_builder(today, f"/data?{asked.to_query()}", representation)
     if request.if_none_match and request.if_none_match.contains_weak(
         etag := to_etag(users.fetch_version(POOL))
@@ -83,6 +92,63 @@ def answer_users(request: Request) -> Response:
         return send_head(representation, to_etag(users.fetch_version(POOL)))
     chunks = users.read_chunks(POOL, asked, today, representation.format)
     return ANSWERS.stream(request, chunks, representation, to_etag)
+
+
+def answer_page(request: Request, asked: Filter, representation: Representation, today: date) -> Response:
+    """Answer the page for people."""
+    shown = asked if asked.limit is not None else replace(asked, limit=USERS_A_PAGE)
+    text = render_users(
+        fetch_overview(POOL, shown, today),
+        asked,
+        host=request.host_url.rstrip("/"),
+        needs_token=bool(TOKEN),
+    )
+    return guard(ANSWERS.send_whole(request, text.encode(), representation, etag=None))
+
+
+def without_empty(request: Request) -> str | None:
+    """Return the page's address without the fields that its form left empty, None when there are none.
+
+    Browsers send them; what is empty is refused everywhere else.
+    """
+    parts = request.query_string.decode("latin-1").split("&")
+    filled = [part for part in parts if not part.endswith("=")]
+    if request.path != "/" or len(filled) == len(parts) or not prefers_page(request):
+        return None
+    return f"/?{'&'.join(filled)}" if filled else "/"
+
+
+def redirect(address: str) -> Response:
+    """Send a browser to another address of ours."""
+    response = Response(status=302)
+    response.location = address
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def answer_asset(request: Request, name: str) -> Response:
+    """Answer a file of the page; its name changes with its content."""
+    parse_query(request.query_string, {})
+    if name not in ASSETS:
+        raise ProblemError("not_found", "there is nothing at this path")
+    response = Response(ASSETS[name].body, mimetype=ASSETS[name].media_type)
+    response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def answer_problem(problem: ProblemError) -> Response:
+    """Answer a browser that something cannot be done as asked."""
+    title = HTTPStatus(problem.status).phrase
+    return guard(Response(render_problem(problem, title), mimetype="text/html"))
+
+
+def guard(response: Response) -> Response:
+    """Limit what a browser does with a page of ours."""
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response
 
 
 @translating
@@ -152,8 +218,10 @@ APPLICATION = Application(
         Route("GET", "/data/<user_id>", answer_user, TOKEN),
         Route("GET", "/data/<user_id>/image", answer_image, TOKEN),
         Route("GET", "/stats", answer_stats, TOKEN),
+        Route("GET", "/assets/<name>", answer_asset, None),
     ],
     checks={"postgres": check_postgres},
+    problem_page=answer_problem,
 )
 
 

@@ -16,12 +16,13 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 
 from serving.logs import log, log_error
-from serving.problems import ProblemError, to_response
+from serving.problems import ProblemError, add_problem_headers, to_response
 
 MAX_BODY_BYTES = 1 << 20
 
 Handler = Callable[..., Response]
 Checks = Mapping[str, Callable[[], None]]
+ProblemPage = Callable[[ProblemError], Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,14 @@ class Application:
     """Answers each request of a function by its routes.
 
     `checks` are what readiness depends on: name -> a call that raises ProblemError when it is away.
+    `problem_page` shows a problem to people.
     """
 
-    def __init__(self, routes: Iterable[Route], *, checks: Checks) -> None:
+    def __init__(
+        self, routes: Iterable[Route], *, checks: Checks, problem_page: ProblemPage | None = None
+    ) -> None:
         self._checks = checks
+        self._problem_page = problem_page
         health = [Route("GET", "/healthz", _alive, None), Route("GET", "/readyz", self._ready, None)]
         self._map = Map(
             [Rule(route.path, methods=[route.method], endpoint=route) for route in (*health, *routes)],
@@ -65,10 +70,11 @@ class Application:
         except ProblemError as problem:
             if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 log("request.failed", level=logging.WARNING, code=problem.code, cause=str(problem.__cause__))
-            response = to_response(problem)
+            response = self._answer_problem(request, problem)
         except Exception as error:  # noqa: BLE001  the boundary: nothing of an error may leave
             log_error("request.crashed", error, route=template)
-            response = to_response(ProblemError("internal", "a defect of Rollcall; its log says more"))
+            problem = ProblemError("internal", "a defect of Rollcall; its log says more")
+            response = self._answer_problem(request, problem)
         response.call_on_close(lambda: _log_request(request, response, template, started))
         return response
 
@@ -88,6 +94,11 @@ class Application:
         except HTTPException as error:
             raise ProblemError("not_found", "there is nothing at this path") from error
 
+    def _answer_problem(self, request: Request, problem: ProblemError) -> Response:
+        if self._problem_page is None or not prefers_page(request):
+            return to_response(problem)
+        return add_problem_headers(self._problem_page(problem), problem)
+
     def _ready(self, request: Request) -> Response:
         """Answer 200 when every dependency can be reached, else 503 naming those that cannot."""
         away = sorted(name for name, check in self._checks.items() if not _passes(check))
@@ -103,6 +114,12 @@ def to_json(document: object, *, status: int = 200) -> Response:
     response = Response(body, status=status, mimetype="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def prefers_page(request: Request) -> bool:
+    """True of a browser: it would rather have a page than anything that programs read."""
+    best = request.accept_mimetypes.best_match(["application/json", "application/problem+json", "text/html"])
+    return best == "text/html"
 
 
 def _alive(request: Request) -> Response:

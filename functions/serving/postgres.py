@@ -19,6 +19,7 @@ from serving.settings import PostgresSettings
 
 CONNECT_TIMEOUT_S = 3
 ANSWER_TIMEOUT_S = 9  # no answer to one message: a frozen server, which cannot obey its own limits
+RUN_LOCK = 20_261_123  # of pg_advisory_lock, held by the run going on: any number that nothing else here uses
 # Session settings. The server gives a lock up soon after its client is killed (it looks every 0.5 s while
 # busy) or cut off (keepalives, unacknowledged data), and cancels what takes longer than we would wait.
 SESSION = {

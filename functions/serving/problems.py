@@ -74,11 +74,13 @@ def to_response(problem: ProblemError) -> Response:
         "detail": problem.detail,
         **problem.members,
     }
-    response = Response(
-        json.dumps(document, ensure_ascii=False) + "\n",
-        status=problem.status,
-        mimetype="application/problem+json",
-    )
+    response = Response(json.dumps(document, ensure_ascii=False) + "\n", mimetype="application/problem+json")
+    return add_problem_headers(response, problem)
+
+
+def add_problem_headers(response: Response, problem: ProblemError) -> Response:
+    """Give a response the status and the headers of a problem."""
+    response.status_code = problem.status
     response.headers.update(problem.headers)
     response.headers["Cache-Control"] = "no-store"
     return response

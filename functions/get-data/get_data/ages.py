@@ -18,6 +18,11 @@ def born_before(age: int, today: date) -> date:
     return latest + timedelta(days=1)
 
 
+def to_age(born: date, today: date) -> int:
+    """Return how many years are completed today, by the same rule."""
+    return today.year - born.year - ((today.month, today.day) < (born.month, born.day))
+
+
 def decade_counts(counts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     """Sum up (age, count) by decades: (its first age, count) from 0 to the last that has anybody."""
     sums: dict[int, int] = {}

@@ -53,9 +53,9 @@ class Answers:
             return _describe(response, representation.format, etag, gzip=representation.gzip)
 
     def send_whole(
-        self, request: Request, body: bytes, representation: Representation, etag: str
+        self, request: Request, body: bytes, representation: Representation, etag: str | None
     ) -> Response:
-        """Send an answer that is all there."""
+        """Send an answer that is all there; without a tag, what it shows depends on more than users."""
         gzip = representation.gzip and len(body) >= SMALL_BYTES
         if gzip:
             body = b"".join(to_gzip((body,)))
@@ -88,7 +88,7 @@ def send_not_modified(etag: str) -> Response:
     return _validate(Response(status=304), etag)
 
 
-def _describe(response: Response, form: Format, etag: str, *, gzip: bool) -> Response:
+def _describe(response: Response, form: Format, etag: str | None, *, gzip: bool) -> Response:
     response.mimetype = form.media_type
     if form.file_name:
         response.headers["Content-Disposition"] = f'attachment; filename="{form.file_name}"'
@@ -97,8 +97,9 @@ def _describe(response: Response, form: Format, etag: str, *, gzip: bool) -> Res
     return _validate(response, etag)
 
 
-def _validate(response: Response, etag: str) -> Response:
-    response.set_etag(etag)
+def _validate(response: Response, etag: str | None) -> Response:
+    if etag is not None:
+        response.set_etag(etag)
     response.headers["Vary"] = "Accept, Accept-Encoding, Authorization"
     response.headers["Cache-Control"] = "private, no-cache"
     return response

@@ -9,6 +9,7 @@ from typing import LiteralString
 from get_data.ages import OLDEST, born_before
 from get_data.filters import Filter
 from get_data.formats import RECORD, Format
+from serving.postgres import RUN_LOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,48 @@ left join lateral ({_LAST_RUN} where ended_at is not null order by run_id desc l
 left join lateral ({_LAST_RUN} where state = 'ok' order by run_id desc limit 1) as ended_well on true
 """,
         {"oldest": OLDEST, "bounds": bounds, **parameters},
+    )
+
+
+def build_runs(limit: int) -> Statement:
+    """Return the last runs, the newest first; a run whose session no longer holds the lock was killed."""
+    return Statement(
+        """
+select run_id,
+       case
+           when state <> 'running' then state
+           when pid in (
+               select pid
+               from pg_locks
+               where locktype = 'advisory' and granted and classid = 0 and objid = cast(:lock as bigint)
+                 and database = (select oid from pg_database where datname = current_database())
+           ) then state
+           else 'lost'
+       end,
+       started_at, ended_at, listed, unchanged, upserted, removed, rejected, error
+from runs
+order by run_id desc
+limit cast(:limit as bigint)
+""",
+        {"lock": RUN_LOCK, "limit": limit},
+    )
+
+
+def build_last_success() -> Statement:
+    """Return when the last run that went well ended; no row when there was none."""
+    return Statement("select ended_at from runs where state = 'ok' order by run_id desc limit 1", {})
+
+
+def build_rejects(limit: int) -> Statement:
+    """Return the first rejected keys with reason and detail, each with how many there are in all."""
+    return Statement(
+        """
+select key, reason, detail, count(*) over ()
+from rejects
+order by key
+limit cast(:limit as bigint)
+""",
+        {"limit": limit},
     )
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from serving.postgres import RUN_LOCK as LOCK
 from serving.postgres import Connection
 
-LOCK = 20_261_123  # of pg_advisory_lock: any number that nothing else in this database uses
 KEPT_RUNS = 1_000
 LOCK_WAIT_S = 2  # for a run that has the lock to say its number
 

@@ -1,0 +1,131 @@
+"""What the page shows, read from one snapshot: users, ages, runs and rejected files."""
+
+import json
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+
+from get_data.ages import OLDEST, to_age
+from get_data.filters import Filter
+from get_data.formats import HTML
+from get_data.queries import (
+    Statement,
+    build_last_success,
+    build_page,
+    build_rejects,
+    build_runs,
+    build_stats,
+)
+from serving.postgres import Connection, Pool, Row
+
+SHOWN_RUNS = 6
+SHOWN_REJECTS = 50
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One row of the table."""
+
+    user_id: str
+    first_name: str
+    last_name: str
+    born: date
+    age: int
+    has_picture: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, as process-users recorded it; `error` is a problem code."""
+
+    run_id: int
+    state: str
+    started_at: datetime
+    ended_at: datetime | None
+    listed: int
+    unchanged: int
+    upserted: int
+    removed: int
+    rejected: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A file that is rejected now, and why."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How many users are of one age, and how many of them have a picture."""
+
+    years: int
+    users: int
+    pictures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What is shown; `ages` are those of all users with the filter's pictures, whatever ages it asks for.
+
+    `last` is the user id that the next page starts behind, None on the last page.
+    """
+
+    users: list[User]
+    last: str | None
+    ages: list[Age]
+    runs: list[Run]
+    in_step: datetime | None
+    rejects: list[Reject]
+    rejected: int
+
+
+def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
+    """Read a page of at most `asked.limit` users and what goes with it."""
+    everybody = replace(asked, min_age=None, max_age=None, after=None)
+    with pool.connection() as connection, connection.transaction(snapshot=True):
+        text, last, more = _fetch(connection, build_page(asked, today, HTML))[0][2:]
+        ages = _fetch(connection, build_stats(everybody, today))[0][1]
+        runs = _fetch(connection, build_runs(SHOWN_RUNS))
+        success = _fetch(connection, build_last_success())
+        rejects = _fetch(connection, build_rejects(SHOWN_REJECTS))
+    return Overview(
+        users=_to_users(text or "", today),
+        last=last if more else None,
+        ages=[Age(*age) for age in ages],
+        runs=[Run(*run) for run in runs],
+        in_step=success[0][0] if success else None,
+        rejects=[Reject(*reject[:3]) for reject in rejects],
+        rejected=rejects[0][3] if rejects else 0,
+    )
+
+
+def select_ages(ages: list[Age], asked: Filter) -> list[Age]:
+    """Return those that the filter asks for."""
+    least = asked.min_age or 0
+    most = OLDEST if asked.max_age is None else asked.max_age
+    return [age for age in ages if least <= age.years <= most]
+
+
+def _to_users(text: str, today: date) -> list[User]:
+    return [_to_user(user_id, record, today) for user_id, record in json.loads(f"{{{text}}}").items()]
+
+
+def _to_user(user_id: str, record: dict, today: date) -> User:
+    born = (_EPOCH + timedelta(milliseconds=record["birthts"])).date()
+    return User(
+        user_id=user_id,
+        first_name=record["first_name"],
+        last_name=record["last_name"],
+        born=born,
+        age=to_age(born, today),
+        has_picture=record["img_path"] is not None,
+    )
+
+
+def _fetch(connection: Connection, statement: Statement) -> list[Row]:
+    return connection.run_prepared(statement.sql, **statement.parameters)
