@@ -75,13 +75,23 @@ class History(RuleBasedStateMachine):
         self.lost: dict[str, File] = {}  # the last valid content of each key
         self.pending: list[tuple[str, str]] = []
         self.sent: list[tuple[str, str]] = []
-        self.remove = self.was_set_up = False
+        self.remove = self.is_changed = self.was_set_up = self.was_rehearsed = False
 
     # ------------------------------------------------------------------------------------------ the bucket
 
     @rule(key=st.sampled_from(RECORDS), kind=st.sampled_from(sorted(VALID)))
     def put_record(self, key: str, kind: str) -> None:
         self._put(key, KINDS[kind])
+
+    @rule(files=st.lists(st.tuples(st.sampled_from(RECORDS), st.sampled_from(sorted(KINDS))), min_size=2))
+    def put_records(self, files: list[tuple[str, str]]) -> None:
+        for key, kind in files:
+            self._put(key, KINDS[kind])
+
+    @rule(keys=st.lists(st.sampled_from(IMAGES), min_size=2))
+    def put_pictures(self, keys: list[str]) -> None:
+        for key in keys:
+            self._put(key, PICTURE)
 
     @rule(key=st.sampled_from(IMAGES + NOBODYS), picture=st.sampled_from([PICTURE, OTHER_PICTURE]))
     def put_other(self, key: str, picture: File) -> None:
@@ -137,6 +147,7 @@ class History(RuleBasedStateMachine):
 
     # -------------------------------------------------------------------------------------------- the runs
 
+    @precondition(lambda self: self.is_changed)
     @rule(query=st.sampled_from(["", "", "full=true"]))
     def run(self, query: str) -> None:
         before, empty = self._look(), self._is_refused()
@@ -148,6 +159,7 @@ class History(RuleBasedStateMachine):
         assert status == 200, report
         self._ended_well(before, report)
 
+    @precondition(lambda self: self.is_changed)
     @rule()
     def run_twice_at_once(self) -> None:
         before, query = self._look(), "allow_empty=true"
@@ -183,8 +195,10 @@ class History(RuleBasedStateMachine):
         self._told(before)
         self.run("")
 
+    @precondition(lambda self: self.is_changed and not self.was_rehearsed)
     @rule()
     def rehearse(self) -> None:
+        self.was_rehearsed = True
         before = self._look()
         status, said = self._post(self._client(), "dry_run=true&allow_empty=true")
         assert (status, said["state"]) == (200, "dry_run")
@@ -200,6 +214,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def switch_between_keep_and_remove(self) -> None:
         self.remove = not self.remove
+        self.is_changed = True
 
     @precondition(lambda self: not self.was_set_up)
     @rule()
@@ -212,10 +227,12 @@ class History(RuleBasedStateMachine):
     @rule(key=st.sampled_from(["output.csv", "rejects.csv"]))
     def delete_output(self, key: str) -> None:
         self.pipeline.remove_output(key)
+        self.is_changed = True
 
     @rule(key=st.sampled_from(["output.csv", "rejects.csv"]))
     def overwrite_output(self, key: str) -> None:
         self.pipeline.put_output(key, b"user_id,first_name\nnobody,Nobody\n")
+        self.is_changed = True
 
     def teardown(self) -> None:
         """End every history that went well with a run."""
@@ -246,6 +263,7 @@ class History(RuleBasedStateMachine):
         self.pending.append((key, event))
         self.sent.append((key, event))
         self.stage.counts["changes"] += 1
+        self.is_changed = True
 
     def _deliver(self, key: str, event: str) -> None:
         """Deliver an event: its user is current if the key is the user's record, and nobody else changes."""
@@ -281,6 +299,7 @@ class History(RuleBasedStateMachine):
     def _ended_well(self, before: Seen, report: dict[str, Any] | None) -> None:
         """Compare everything after a run that ended well, and its report, when the run was alone."""
         self.stage.counts["runs"] += 1
+        self.is_changed = False
         self.model.run(remove=self.remove)
         seen = self._look()
         compare(seen, self.pipeline, self.model)
@@ -333,7 +352,7 @@ def test_after_any_history_everything_is_what_the_model_says(
     stage = Stage(pipeline, owner, postgres, one_batch=size == "one_batch")
     options = settings(
         max_examples=max(1, HISTORIES // 2),
-        stateful_step_count=25,
+        stateful_step_count=40,
         deadline=None,
         database=None,
         print_blob=True,
