@@ -26,6 +26,7 @@ from get_data.release import read_release
 from get_data.settings import Settings
 from serving.application import Application, Route, prefers_page, to_json
 from serving.logs import configure
+from serving.metrics import Gauge
 from serving.parameters import parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
 from serving.problems import ProblemError
@@ -210,6 +211,18 @@ def check_postgres() -> None:
         raise ProblemError(error.code, "Postgres is away") from error
 
 
+def look() -> list[Gauge]:
+    """Return the figures for /metrics."""
+    try:
+        version, count = users.fetch_figures(POOL)
+    except DatabaseUnavailableError as error:
+        raise ProblemError(error.code, "Postgres is away") from error
+    return [
+        Gauge("rollcall_data_version", "Changes exactly when what is served changes", version),
+        Gauge("rollcall_users", "Users that are served", count),
+    ]
+
+
 TOKEN = SETTINGS.serving.api_token
 APPLICATION = Application(
     [
@@ -221,6 +234,8 @@ APPLICATION = Application(
         Route("GET", "/assets/<name>", answer_asset, None),
     ],
     checks={"postgres": check_postgres},
+    look=look,
+    metrics_token=TOKEN,
     problem_page=answer_problem,
 )
 

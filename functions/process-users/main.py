@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import functions_framework
 from flask import Request, Response
@@ -11,14 +12,18 @@ from flask import Request, Response
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.ledger import create_stage
 from process_users.notifications import Notification, NotificationError, parse_notification
-from process_users.runs import RunInProgressError, fetch_run, fetch_runs
+from process_users.runs import RunInProgressError, fetch_figures, fetch_run, fetch_runs
 from process_users.settings import Settings
 from serving.application import Application, Route, to_json
 from serving.logs import configure, log, log_error
+from serving.metrics import Gauge, count_run
 from serving.parameters import integer_parser, parse_boolean, parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
 from serving.problems import ProblemError
 from serving.settings import SettingsError
+
+if TYPE_CHECKING:
+    from process_users.run import Options
 
 try:
     SETTINGS = Settings.from_env(os.environ)
@@ -26,6 +31,7 @@ except SettingsError as error:
     raise SystemExit(f"process-users: {error}") from error
 configure("process-users", SETTINGS.serving.log_level)
 
+T = TypeVar("T")
 SHOWN_RUNS = 20
 RUN_PARAMETERS = {"full": parse_boolean, "dry_run": parse_boolean, "allow_empty": parse_boolean}
 RUNS_PARAMETERS = {"limit": integer_parser(1, 1000)}
@@ -45,9 +51,23 @@ _OF_THREAD = threading.local()
 def post_data(request: Request) -> Response:
     """Do one run over the bucket and answer its report."""
     # Imported with the first run: pandas takes longer to import than all the rest.
-    from process_users.run import Options, SourceEmptyError, run_once
+    from process_users.run import Options
 
     options = Options(**parse_query(request.query_string, RUN_PARAMETERS))
+    if options.dry_run:
+        return _run(options)
+    try:
+        response = _run(options)
+    except ProblemError as problem:
+        count_run(problem.code)
+        raise
+    count_run("ok")
+    return response
+
+
+def _run(options: "Options") -> Response:
+    from process_users.run import SourceEmptyError, run_once
+
     try:
         return to_json(run_once(SETTINGS, connect, options))
     except RunInProgressError as error:
@@ -112,6 +132,17 @@ def check_store() -> None:
         bucket.close()
 
 
+def look() -> list[Gauge]:
+    """Return the figures for /metrics."""
+    ended, seconds, listed, rejected = _read(fetch_figures)
+    return [
+        Gauge("rollcall_last_success_timestamp_seconds", "When the last good run ended, 0: never", ended),
+        Gauge("rollcall_last_success_seconds", "How long the last good run took", seconds),
+        Gauge("rollcall_listed_objects", "What the last good run found in the bucket", listed),
+        Gauge("rollcall_rejected_objects", "Objects that are rejected now", rejected),
+    ]
+
+
 def _settle(notification: Notification) -> None:
     from process_users.events import settle_notification
 
@@ -127,7 +158,7 @@ def _get_bucket() -> Bucket:
     return _OF_THREAD.bucket
 
 
-def _read(query: Callable[[Connection], object]) -> object:
+def _read(query: Callable[[Connection], T]) -> T:
     try:
         with POOL.connection() as connection:
             return query(connection)
@@ -147,7 +178,12 @@ def build_routes() -> list[Route]:
     return [*routes, Route("POST", "/events", post_events, events_token)] if events_token else routes
 
 
-APPLICATION = Application(build_routes(), checks={"postgres": check_postgres, "store": check_store})
+APPLICATION = Application(
+    build_routes(),
+    checks={"postgres": check_postgres, "store": check_store},
+    look=look,
+    metrics_token=SETTINGS.serving.api_token,
+)
 
 
 @functions_framework.http

@@ -16,9 +16,11 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 
 from serving.logs import log, log_error
+from serving.metrics import Gauge, Look, count_request, prepare_metrics, to_text
 from serving.problems import ProblemError, add_problem_headers, to_response
 
 MAX_BODY_BYTES = 1 << 20
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Handler = Callable[..., Response]
 Checks = Mapping[str, Callable[[], None]]
@@ -42,15 +44,26 @@ class Application:
     """Answers each request of a function by its routes.
 
     `checks` are what readiness depends on: name -> a call that raises ProblemError when it is away.
-    `problem_page` shows a problem to people.
+    `look` finds figures for /metrics, which takes the token `metrics_token`; `problem_page` shows a problem
+    to people.
     """
 
     def __init__(
-        self, routes: Iterable[Route], *, checks: Checks, problem_page: ProblemPage | None = None
+        self,
+        routes: Iterable[Route],
+        *,
+        checks: Checks,
+        look: Look | None = None,
+        metrics_token: str | None = None,
+        problem_page: ProblemPage | None = None,
     ) -> None:
         self._checks = checks
+        self._look = look
         self._problem_page = problem_page
         health = [Route("GET", "/healthz", _alive, None), Route("GET", "/readyz", self._ready, None)]
+        if look is not None:
+            prepare_metrics()
+            health.append(Route("GET", "/metrics", self._metrics, metrics_token))
         self._map = Map(
             [Rule(route.path, methods=[route.method], endpoint=route) for route in (*health, *routes)],
             merge_slashes=False,
@@ -75,7 +88,7 @@ class Application:
             log_error("request.crashed", error, route=template)
             problem = ProblemError("internal", "a defect of Rollcall; its log says more")
             response = self._answer_problem(request, problem)
-        response.call_on_close(lambda: _log_request(request, response, template, started))
+        response.call_on_close(lambda: self._end(request, response, template, started))
         return response
 
     def _match(self, request: Request) -> tuple[Route, Mapping[str, str]]:
@@ -98,6 +111,27 @@ class Application:
         if self._problem_page is None or not prefers_page(request):
             return to_response(problem)
         return add_problem_headers(self._problem_page(problem), problem)
+
+    def _end(self, request: Request, response: Response, template: str, started: float) -> None:
+        """Log and count a request whose answer has been sent."""
+        seconds = time.perf_counter() - started
+        method = request.method if request.method in _METHODS else "other"
+        log(
+            "request", method=method, route=template, status=response.status_code, ms=round(seconds * 1000, 1)
+        )
+        if self._look is not None:
+            count_request(method, template, response.status_code, seconds)
+
+    def _metrics(self, request: Request) -> Response:
+        """Answer all counts; without the figures of what cannot be reached now."""
+        assert self._look is not None  # noqa: S101  this route is there with it only
+        try:
+            gauges = [*self._look(), Gauge("rollcall_ready", "1 when the figures could be looked up", 1)]
+        except ProblemError:
+            gauges = [Gauge("rollcall_ready", "1 when the figures could be looked up", 0)]
+        response = Response(to_text(gauges), content_type=METRICS_TYPE)
+        response.headers["Cache-Control"] = "no-store"
+        return response
 
     def _ready(self, request: Request) -> Response:
         """Answer 200 when every dependency can be reached, else 503 naming those that cannot."""
@@ -177,16 +211,6 @@ def _given_token(request: Request) -> bytes:
         except (binascii.Error, ValueError):
             return b""
     return b""
-
-
-def _log_request(request: Request, response: Response, template: str, started: float) -> None:
-    log(
-        "request",
-        method=request.method if request.method in _METHODS else "other",
-        route=template,
-        status=response.status_code,
-        ms=round((time.perf_counter() - started) * 1000, 1),
-    )
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"})

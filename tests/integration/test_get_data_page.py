@@ -39,7 +39,8 @@ def test_headers_of_the_page(client: FlaskClient):
         "Vary": "Accept, Accept-Encoding, Authorization",
         "Cache-Control": "private, no-cache",
         "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-        "connect-src 'self'; img-src 'self' http://127.0.0.1:9; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+        "connect-src 'self'; img-src 'self' http://127.0.0.1:9; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }

@@ -148,6 +148,11 @@ def build_last_success() -> Statement:
     return Statement("select ended_at from runs where state = 'ok' order by run_id desc limit 1", {})
 
 
+def build_figures() -> Statement:
+    """Return the data version and how many users there are."""
+    return Statement("select data_version, (select count(*) from users) from state", {})
+
+
 def build_rejects(limit: int) -> Statement:
     """Return the first rejected keys with reason and detail, each with how many there are in all."""
     return Statement(

@@ -12,6 +12,7 @@ from get_data.queries import (
     VERSION,
     Statement,
     build_chunk,
+    build_figures,
     build_page,
     build_picture,
     build_stats,
@@ -71,6 +72,13 @@ def fetch_picture(pool: Pool, user_id: str) -> str | None:
     if not rows:
         raise KeyError(user_id)
     return rows[0][0]
+
+
+def fetch_figures(pool: Pool) -> tuple[int, int]:
+    """Read the data version and how many users there are."""
+    with pool.connection() as connection:
+        version, users = _fetch_row(connection, build_figures())
+    return version, users
 
 
 def fetch_stats(pool: Pool, asked: Filter, today: date) -> dict[str, object]:

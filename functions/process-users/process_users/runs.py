@@ -82,6 +82,12 @@ def fetch_run(connection: Connection, run_id: int) -> dict[str, Any] | None:
     return _to_document(rows[0]) if rows else None
 
 
+def fetch_figures(connection: Connection) -> tuple[float, float, int, int]:
+    """Return when the last good run ended (Unix time, 0: never), its seconds, what it listed, rejects now."""
+    rows = connection.run_prepared(_SELECT_FIGURES)
+    return tuple(rows[0])  # pyright: ignore[reportReturnType]  as the statement says
+
+
 def to_timestamp(moment: datetime) -> str:
     """Return a moment as RFC 3339 in UTC, to milliseconds."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -153,3 +159,18 @@ from runs
 
 _SELECT_LAST = _SELECT + "order by run_id desc limit cast(:limit as bigint)"
 _SELECT_ONE = _SELECT + "where run_id = cast(:run_id as bigint)"
+
+_SELECT_FIGURES = """
+select cast(coalesce(extract(epoch from ended_at), 0) as float8),
+       cast(coalesce(extract(epoch from ended_at - started_at), 0) as float8),
+       coalesce(listed, 0),
+       (select count(*) from rejects)
+from (values (1)) as always
+left join lateral (
+    select started_at, ended_at, listed
+    from runs
+    where state = 'ok'
+    order by run_id desc
+    limit 1
+) as good on true
+"""
