@@ -14,6 +14,7 @@ from flask import Request, Response
 from get_data import users
 from get_data.answers import Answers, ToEtag, send_head, send_not_modified
 from get_data.assets import ASSETS
+from get_data.description import build_description
 from get_data.etags import build_etag
 from get_data.exports import STALL_S, to_body
 from get_data.filters import Filter, parse_filter, parse_stats_filter
@@ -25,6 +26,7 @@ from get_data.pictures import LINK_S, Pictures
 from get_data.release import read_release
 from get_data.settings import Settings
 from serving.application import Application, Route, prefers_page, to_json
+from serving.documents import build_document_routes
 from serving.logs import configure
 from serving.metrics import Gauge
 from serving.parameters import parse_query
@@ -223,6 +225,7 @@ def look() -> list[Gauge]:
     ]
 
 
+FURTHER_PAGES = {"All users": "/", "process-users": "/runs/docs", "As OpenAPI": "/openapi.json"}
 TOKEN = SETTINGS.serving.api_token
 APPLICATION = Application(
     [
@@ -232,6 +235,7 @@ APPLICATION = Application(
         Route("GET", "/data/<user_id>/image", answer_image, TOKEN),
         Route("GET", "/stats", answer_stats, TOKEN),
         Route("GET", "/assets/<name>", answer_asset, None),
+        *build_document_routes(build_description(), under="", others=FURTHER_PAGES),
     ],
     checks={"postgres": check_postgres},
     look=look,

@@ -10,11 +10,13 @@ import functions_framework
 from flask import Request, Response
 
 from process_users.bucket import Bucket, StoreUnavailableError
+from process_users.description import build_description
 from process_users.ledger import create_stage
 from process_users.notifications import Notification, NotificationError, parse_notification
 from process_users.runs import RunInProgressError, fetch_figures, fetch_run, fetch_runs
 from process_users.settings import Settings
 from serving.application import Application, Route, to_json
+from serving.documents import build_document_routes
 from serving.logs import configure, log, log_error
 from serving.metrics import Gauge, count_run
 from serving.parameters import integer_parser, parse_boolean, parse_query
@@ -33,6 +35,7 @@ configure("process-users", SETTINGS.serving.log_level)
 
 T = TypeVar("T")
 SHOWN_RUNS = 20
+FURTHER_PAGES = {"All users": "/", "get-data": "/docs", "As OpenAPI": "/runs/openapi.json"}
 RUN_PARAMETERS = {"full": parse_boolean, "dry_run": parse_boolean, "allow_empty": parse_boolean}
 RUNS_PARAMETERS = {"limit": integer_parser(1, 1000)}
 
@@ -174,6 +177,7 @@ def build_routes() -> list[Route]:
         Route("POST", "/data", post_data, token),
         Route("GET", "/runs", get_runs, token),
         Route("GET", "/runs/<run_id>", get_run, token),
+        *build_document_routes(build_description(), under="/runs", others=FURTHER_PAGES),
     ]
     return [*routes, Route("POST", "/events", post_events, events_token)] if events_token else routes
 

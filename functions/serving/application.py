@@ -64,8 +64,9 @@ class Application:
         if look is not None:
             prepare_metrics()
             health.append(Route("GET", "/metrics", self._metrics, metrics_token))
+        self.routes = (*health, *routes)
         self._map = Map(
-            [Rule(route.path, methods=[route.method], endpoint=route) for route in (*health, *routes)],
+            [Rule(route.path, methods=[route.method], endpoint=route) for route in self.routes],
             merge_slashes=False,
             strict_slashes=True,
         )

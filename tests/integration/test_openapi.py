@@ -1,0 +1,111 @@
+"""The OpenAPI documents: whatever schemathesis thinks of, the answers are as they say."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from functions_framework import create_app
+from get_data_client import insert
+from hypothesis import HealthCheck, given, settings
+from rig import FUNCTIONS, NO_STORE, Bucket, Database
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from serving.application import Application
+
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+)
+LOCATIONS = {"get_data": "/openapi.json", "process_users": "/runs/openapi.json"}
+
+
+@pytest.fixture(params=list(LOCATIONS))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def app(name: str, database: Database, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
+    insert(database, "1000", img_path="src-data/1000.png")
+    store = NO_STORE if name == "get_data" else bucket.env
+    for variable, value in {**database.env(name), **store}.items():
+        monkeypatch.setenv(variable, value)
+    app = create_app(name, str(FUNCTIONS / name.replace("_", "-") / "main.py"))
+    with closing(sys.modules["main"].POOL):
+        yield app  # pyright: ignore[reportReturnType]  a function of ours is no ASGI
+
+
+@pytest.fixture
+def application(app: Flask) -> Application:
+    """The routes that the application has."""
+    return sys.modules["main"].APPLICATION
+
+
+def test_every_answer_is_described(name: str, app: Flask):
+    schema = schemathesis.openapi.from_wsgi(LOCATIONS[name], app)
+    operations = [result.ok() for result in schema.get_all_operations()]  # pyright: ignore[reportAttributeAccessIssue]
+    assert len(operations) == 5
+    for operation in operations:
+        if operation.path == "/events":
+            continue  # not there without its token
+
+        @settings(
+            max_examples=25,
+            deadline=None,
+            database=None,
+            suppress_health_check=tuple(HealthCheck.__members__.values()),
+        )
+        @given(case=operation.as_strategy())
+        def check(case: Any) -> None:
+            case.call_and_validate(checks=CHECKS)
+
+        check()
+
+
+def test_every_route_is_described(name: str, app: Flask, application: Application):
+    document = json.loads(app.test_client().get(LOCATIONS[name]).data)
+    own = {"/healthz", "/readyz", "/metrics", "/assets/<name>"}
+    routes = {
+        (route.method.lower(), route.path.replace("<", "{").replace(">", "}"))
+        for route in application.routes
+        if route.path not in own and not route.path.endswith(("/docs", "/openapi.json"))
+    }
+    described = {(method, path) for path, methods in document["paths"].items() for method in methods}
+    assert described - routes <= {("post", "/events")}
+    assert routes <= described
+
+
+def test_every_parameter_is_described(name: str, app: Flask):
+    """By what an unknown one is told: that names those that are known."""
+    client = app.test_client()
+    document = json.loads(client.get(LOCATIONS[name]).data)
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if path == "/events":
+                continue
+            want = sorted(each["name"] for each in operation["parameters"] if each["in"] == "query")
+            got = client.open(path.replace("{", "").replace("}", ""), method=method, query_string="no=1")
+            assert f"accepted: {', '.join(want) or 'none'}" in json.loads(got.data)["detail"]
+
+
+def test_documents_can_be_read_by_people(name: str, app: Flask):
+    got = app.test_client().get(LOCATIONS[name].replace("openapi.json", "docs"))
+    assert (got.status_code, got.mimetype) == (200, "text/html")
+    assert "style-src 'sha256-" in got.headers["Content-Security-Policy"]
+    document = json.loads(app.test_client().get(LOCATIONS[name]).data)
+    for path in document["paths"]:
+        assert f"<code>{path}</code>" in got.text
