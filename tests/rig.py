@@ -187,3 +187,38 @@ def run_function(name: str, env: Mapping[str, str], *, home: Path) -> Iterator[F
     """Run a function until the end of the block."""
     with serving(lambda port: Function(name=name, port=port, env=env, home=home)) as function:
         yield function
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Caddy with the gateway's own Caddyfile, before both functions."""
+
+    port: int
+    process_users: Function
+    get_data: Function
+    home: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def prepare(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+
+    def program(self) -> Program:
+        config = str(REPOSITORY / "local" / "Caddyfile")
+        return Program(
+            name="gateway",
+            argv=(script("caddy"), "run", "--config", config, "--adapter", "caddyfile"),
+            env={
+                "HOME": str(self.home),
+                "GATEWAY_BIND": HOST,
+                "GATEWAY_ADDRESS": f"http://:{self.port}",
+                "PROCESS_USERS_ADDRESS": f"{HOST}:{self.process_users.port}",
+                "GET_DATA_ADDRESS": f"{HOST}:{self.get_data.port}",
+            },
+            log=self.home / "log",
+        )
+
+    def answers(self) -> bool:
+        return http_status(self.port, "/healthz") == 200
