@@ -93,13 +93,8 @@ def post_events(request: Request) -> Response:
         notifications = parse_notification(request.get_data(cache=False))
     except NotificationError as error:
         raise ProblemError("notification_malformed", str(error)) from error
-    try:
-        for notification in notifications:
-            _settle(notification)
-    except (StoreUnavailableError, DatabaseUnavailableError) as error:
-        raise ProblemError(error.code, "the event cannot be settled now; send it again") from error
-    except Exception as error:  # noqa: BLE001  left for the next run, so that it does not block all later ones
-        log_error("event.crashed", error)
+    for notification in notifications:
+        _settle(notification)
     return Response(status=204)
 
 
@@ -149,8 +144,14 @@ def look() -> list[Gauge]:
 def _settle(notification: Notification) -> None:
     from process_users.events import settle_notification
 
-    with POOL.connection() as connection:
-        settled = settle_notification(notification, SETTINGS, connection, _get_bucket())
+    try:
+        with POOL.connection() as connection:
+            settled = settle_notification(notification, SETTINGS, connection, _get_bucket())
+    except (StoreUnavailableError, DatabaseUnavailableError) as error:
+        raise ProblemError(error.code, "the event cannot be settled now; send it again") from error
+    except Exception as error:  # noqa: BLE001  left for the next run, so that it does not block all later ones
+        log_error("event.crashed", error)
+        return
     log("event.settled" if settled else "event.ignored", level=logging.DEBUG)
 
 

@@ -3,10 +3,12 @@
 import base64
 import binascii
 import hmac
+import io
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
@@ -76,10 +78,10 @@ class Application:
         started = time.perf_counter()
         template = ""
         try:
+            _check_body(request)
             route, variables = self._match(request)
             template = route.path
             _check_token(request, route.token)
-            _check_body(request)
             response = route.handler(request, **variables)
         except ProblemError as problem:
             if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -136,7 +138,9 @@ class Application:
 
     def _ready(self, request: Request) -> Response:
         """Answer 200 when every dependency can be reached, else 503 naming those that cannot."""
-        away = sorted(name for name, check in self._checks.items() if not _passes(check))
+        with ThreadPoolExecutor(len(self._checks)) as pool:  # at once: each may take as long as an answer may
+            passed = dict(zip(self._checks, pool.map(_passes, self._checks.values()), strict=True))
+        away = sorted(name for name, has_passed in passed.items() if not has_passed)
         if away:
             code = "database_unavailable" if "postgres" in away else "store_unavailable"
             raise ProblemError(code, f"cannot reach {', '.join(away)}", members={"unavailable": away})
@@ -182,12 +186,18 @@ def _check_path(request: Request) -> None:
 
 
 def _check_body(request: Request) -> None:
+    """Refuse what is too long, or says not how long it is, without reading it."""
+    if "Transfer-Encoding" in request.headers:
+        raise _refuse_body(request, "length_required", "a body is accepted with a Content-Length alone")
     if (request.content_length or 0) > MAX_BODY_BYTES:
-        raise ProblemError(
-            "body_too_large",
-            f"the body has {request.content_length} bytes, accepted are at most {MAX_BODY_BYTES}",
-            headers={"Connection": "close"},
-        )
+        came = f"the body has {request.content_length} bytes"
+        raise _refuse_body(request, "body_too_large", f"{came}, accepted are at most {MAX_BODY_BYTES}")
+
+
+def _refuse_body(request: Request, code: str, detail: str) -> ProblemError:
+    # The framework reads what is left of a body after every answer: there shall be nothing left.
+    request.environ["wsgi.input"] = io.BytesIO()
+    return ProblemError(code, detail, headers={"Connection": "close"})
 
 
 def _check_token(request: Request, token: str | None) -> None:

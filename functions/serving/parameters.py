@@ -22,7 +22,8 @@ def parse_query(query: bytes, known: Mapping[str, Callable[[str], T]]) -> dict[s
         if not part:
             continue
         raw_name, _, raw_value = part.partition(b"=")
-        name, value = _decode(raw_name), _decode(raw_value)
+        name = _decode(raw_name, None)
+        value = _decode(raw_value, name)
         if name not in known:
             accepted = ", ".join(sorted(known)) or "none"
             detail = f"{_quote(name)} is no parameter here; accepted: {accepted}"
@@ -71,7 +72,7 @@ def _accepted(parser: Callable[[str], object]) -> str:
     return "leave it out or give it a value"
 
 
-def _decode(raw: bytes) -> str:
+def _decode(raw: bytes, name: str | None) -> str:
     text = raw.replace(b"+", b" ").decode("latin-1")
     try:
         if _BAD_PERCENT.search(text):
@@ -80,8 +81,9 @@ def _decode(raw: bytes) -> str:
         if "\x00" in decoded:
             raise ValueError
     except ValueError as error:
-        detail = f"{_quote(text)} in the query is not percent-encoded UTF-8 text"
-        raise ProblemError("query_malformed", detail) from error
+        detail = f"{name or 'a name'} is {_quote(text)}; accepted is percent-encoded UTF-8 text"
+        members = {"parameter": name} if name else None
+        raise ProblemError("query_malformed", detail, members=members) from error
     return decoded
 
 

@@ -4,10 +4,10 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, LiteralString
@@ -18,8 +18,11 @@ from pg8000.native import DatabaseError, InterfaceError, PreparedStatement
 from serving.settings import PostgresSettings
 
 CONNECT_TIMEOUT_S = 3
+SILENT_S = 1  # after no answer, before anybody is made to wait for one again
 ANSWER_TIMEOUT_S = 9  # no answer to one message: a frozen server, which cannot obey its own limits
 RUN_LOCK = 20_261_123  # of pg_advisory_lock, held by the run going on: any number that nothing else here uses
+# A server whose machine is gone is noticed after 25 s of silence, also by sessions that wait in the pool.
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 # Session settings. The server gives a lock up soon after its client is killed (it looks every 0.5 s while
 # busy) or cut off (keepalives, unacknowledged data), and cancels what takes longer than we would wait.
 SESSION = {
@@ -49,6 +52,10 @@ class DatabaseUnavailableError(Exception):
 
     code = "database_unavailable"
 
+    def __init__(self, detail: str, *, is_silent: bool = False) -> None:
+        super().__init__(detail)
+        self.is_silent = is_silent  # there was no answer, and who asks now would wait as long in vain
+
 
 class StatementError(Exception):
     """Postgres refused a statement: a defect of ours. `code` is the SQLSTATE; the session goes on."""
@@ -70,8 +77,9 @@ class Connection:
     ) -> None:
         self.broken = False
         self._prepared: dict[str, PreparedStatement] = {}
-        with self._errors():
-            self._socket = _open_socket(settings)
+        with self._errors(), ExitStack() as opened:
+            connected = opened.enter_context(_open_socket(settings))
+            self._watched = opened.enter_context(connected.dup())  # TLS takes over the socket itself
             self._driver = Driver(
                 settings.user,
                 host=settings.host,
@@ -80,8 +88,9 @@ class Connection:
                 ssl_context=_ssl_context(settings),
                 application_name=application_name,
                 startup_params={**SESSION, **session},
-                sock=self._socket,
+                sock=connected,
             )
+            opened.pop_all()
 
     def run(self, sql: LiteralString, **params: object) -> list[Row]:
         """Run one statement and return its rows; parameters are sent as untyped text: cast them in SQL."""
@@ -121,7 +130,7 @@ class Connection:
     def is_closed_by_server(self) -> bool:
         """True when the server has hung up while nobody used the connection; costs no round trip."""
         poll = select.poll()
-        poll.register(self._socket, select.POLLIN | select.POLLERR | select.POLLHUP)
+        poll.register(self._watched, select.POLLIN | select.POLLERR | select.POLLHUP)
         return bool(poll.poll(0))
 
     def close(self) -> None:
@@ -129,7 +138,7 @@ class Connection:
         self.broken = True
         with suppress(InterfaceError, DatabaseError, OSError, AttributeError):
             self._driver.close()
-        self._socket.close()
+        self._watched.close()
 
     def _roll_back(self) -> None:
         if self.broken:
@@ -154,38 +163,52 @@ class Connection:
             # AttributeError: the driver's answer to a session that ended while it was logging in.
             self.broken = True
             detail = f"the connection to Postgres failed: {type(error).__name__}"
-            raise DatabaseUnavailableError(detail) from error
+            is_silent = isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError)
+            raise DatabaseUnavailableError(detail, is_silent=is_silent) from error
 
 
-@dataclass(slots=True)
 class Pool:
     """Keeps idle connections for the threads of this process; opens one when there is none.
 
     The callers' threads bound how many there are, so it has no limit of its own.
     """
 
-    connect: Callable[[], Connection]
-    _idle: deque[Connection]
-    _lock: threading.Lock
-
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self.connect = connect
-        self._idle = deque()
+        self._idle: deque[Connection] = deque()
         self._lock = threading.Lock()
+        self._silent_until = 0.0
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
         """Lend a connection for the block."""
-        connection = self.take()
+        connection = self._take_unless_silent()
         try:
             yield connection
         except BaseException as error:
             # An unfinished answer or transaction may be left behind: only refused statements are known
             # to leave the session as it was.
             connection.broken = connection.broken or not isinstance(error, StatementError)
+            if isinstance(error, DatabaseUnavailableError):
+                self._note(error)
+                self.close()  # the idle sessions broke too; found out now, they fail nobody
             raise
         finally:
             self.give_back(connection)
+
+    def _take_unless_silent(self) -> Connection:
+        """Spare the requests that wait for a thread a wait for Postgres that others have just had in vain."""
+        if time.monotonic() < self._silent_until:
+            raise DatabaseUnavailableError("Postgres did not answer a moment ago")
+        try:
+            return self.take()
+        except DatabaseUnavailableError as error:
+            self._note(error)
+            raise
+
+    def _note(self, error: DatabaseUnavailableError) -> None:
+        if error.is_silent:
+            self._silent_until = time.monotonic() + SILENT_S
 
     def take(self) -> Connection:
         """Take the connection used last, or open one; must be given back."""
@@ -208,8 +231,10 @@ class Pool:
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._idle:
-            self._idle.pop().close()
+        with self._lock:
+            idle, self._idle = self._idle, deque()
+        for connection in idle:
+            connection.close()
 
 
 def _sqlstate(error: DatabaseError) -> str:
@@ -231,6 +256,9 @@ def _open_socket(settings: PostgresSettings) -> socket.socket:
         connection = socket.create_connection((settings.host, settings.port), CONNECT_TIMEOUT_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):  # not all systems have all of them
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     connection.settimeout(ANSWER_TIMEOUT_S)
     return connection
 

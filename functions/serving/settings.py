@@ -56,13 +56,17 @@ class Environment:
         def parse(value: str) -> str:
             parts = urlsplit(value)
             _ = parts.port  # raises ValueError when it is no port
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+            if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError
             if parts.path not in ("", "/") or parts.query or parts.fragment:
                 raise ValueError
             return value.rstrip("/")
 
         if default is None and not self.text(name):
+            return ""
+        if "@" in self._mapping.get(name, ""):
+            # Said without the value, which holds a secret.
+            self._problems.append(f"{name} has credentials in it, wanted an address without")
             return ""
         return self._parsed(name, default or "", parse, "an address such as http://127.0.0.1:9000")
 
@@ -75,6 +79,18 @@ class Environment:
             return value
 
         return self._parsed(name, default, parse, wanted)
+
+    def token(self, name: str) -> str:
+        """Return a secret that can stand in a header, empty when there is none."""
+        value = self._mapping.get(name, "")
+        if not (value.isascii() and value.isprintable() and " " not in value):
+            # Said without the value.
+            self._problems.append(f"{name} has characters other than ASCII letters, digits and signs")
+        return value
+
+    def refuse(self, problem: str) -> None:
+        """Remember a problem that lies in more than one setting."""
+        self._problems.append(problem)
 
     def check(self) -> None:
         """Raise SettingsError with every problem found so far."""
@@ -132,7 +148,7 @@ class ServingSettings:
         return cls(
             log_level=env.choice("LOG_LEVEL", "info", choices=("debug", "info", "warning", "error")),
             threads=env.integer("THREADS", 8, minimum=1, maximum=1024),
-            api_token=env.text("API_TOKEN", ""),
+            api_token=env.token("API_TOKEN"),
         )
 
 

@@ -32,13 +32,15 @@ FIRST_RETRY_S, LAST_RETRY_S = 5, 60
 # 502 and 504 are what a gateway between us and the function may say.
 UNAVAILABLE = (502, 503, 504)
 REPORTED = ("run_id", "state", "code", "listed", "unchanged", "upserted", "removed", "rejected")
+# A call that lasts long must notice that the other side is gone: after 30 s of silence, where Linux names it.
 KEEPALIVE = [
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-    (
-        socket.SOL_SOCKET,
-        socket.SO_KEEPALIVE,
-        1,
-    ),  # a call that lasts long must notice that the other side is gone
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
 ]
 
 

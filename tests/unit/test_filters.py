@@ -44,7 +44,7 @@ LIMITS = "a whole number from 1 to 10000 in ASCII digits"
 USER_ID = "a user id: at most 128 characters, none of them a control character"
 KNOWN = "accepted: after, format, is_image_exists, limit, max_age, min_age, spreadsheet"
 ONCE = "came more than once, accepted is once"
-NOT_TEXT = "in the query is not percent-encoded UTF-8 text"
+NOT_TEXT = "accepted is percent-encoded UTF-8 text"
 
 # query, code, the parameter that is named, what came and what is accepted
 BAD = [
@@ -64,14 +64,19 @@ BAD = [
         f"is_image_exists is empty; accepted is {BOOLEAN}",
     ),
     (b"limit=", "parameter_empty", "limit", f"limit is empty; accepted is {LIMITS}"),
-    (b"after=a%00b", "query_malformed", None, f"'a%00b' {NOT_TEXT}"),
-    (b"after=%FF", "query_malformed", None, f"'%FF' {NOT_TEXT}"),
-    (b"after=\xff", "query_malformed", None, f"'\\xff' {NOT_TEXT}"),
-    (b"after=%ED%A0%80", "query_malformed", None, f"'%ED%A0%80' {NOT_TEXT}"),  # half of a surrogate pair
-    (b"after=%", "query_malformed", None, f"'%' {NOT_TEXT}"),
-    (b"after=%4", "query_malformed", None, f"'%4' {NOT_TEXT}"),
-    (b"after=%zz", "query_malformed", None, f"'%zz' {NOT_TEXT}"),
-    (b"%zz=1", "query_malformed", None, f"'%zz' {NOT_TEXT}"),
+    (b"after=a%00b", "query_malformed", "after", f"after is 'a%00b'; {NOT_TEXT}"),
+    (b"after=%FF", "query_malformed", "after", f"after is '%FF'; {NOT_TEXT}"),
+    (b"after=\xff", "query_malformed", "after", f"after is '\\xff'; {NOT_TEXT}"),
+    (
+        b"after=%ED%A0%80",
+        "query_malformed",
+        "after",
+        f"after is '%ED%A0%80'; {NOT_TEXT}",
+    ),  # half of a surrogate pair
+    (b"after=%", "query_malformed", "after", f"after is '%'; {NOT_TEXT}"),
+    (b"after=%4", "query_malformed", "after", f"after is '%4'; {NOT_TEXT}"),
+    (b"after=%zz", "query_malformed", "after", f"after is '%zz'; {NOT_TEXT}"),
+    (b"%zz=1", "query_malformed", None, f"a name is '%zz'; {NOT_TEXT}"),
     (
         b"min_age=40&max_age=39",
         "parameter_conflict",

@@ -81,7 +81,8 @@ def test_a_query_that_is_not_percent_encoded_text_is_malformed(text: str, form: 
     with pytest.raises(ProblemError) as error:
         parse_query(form.format(text).encode("latin-1"), KNOWN)
     assert (error.value.status, error.value.code) == (400, "query_malformed")
-    assert error.value.detail.endswith("in the query is not percent-encoded UTF-8 text")
+    assert error.value.detail.endswith("; accepted is percent-encoded UTF-8 text")
+    assert error.value.members == ({"parameter": "after"} if form == "after={}" else {})
 
 
 def test_where_nothing_is_accepted_it_says_so():

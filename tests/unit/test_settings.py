@@ -1,7 +1,7 @@
 import pytest
 
 from process_users.settings import Settings
-from serving.settings import SettingsError
+from serving.settings import Environment, SettingsError
 
 LEAST = {
     "PGHOST": "db",
@@ -107,7 +107,7 @@ BAD = [
                 "http://store?x=1",
                 "http://store#x",
             ),
-            *("http://user@store", "http://store:port", "http://store:99999"),
+            *("http://store:port", "http://store:99999"),
         ],
         "an address such as http://127.0.0.1:9000",
     ),
@@ -135,3 +135,12 @@ def test_the_rules_of_a_ledger_name_version_bucket_and_prefix():
     assert Settings.from_env(LEAST).rules == "1 src-data/"
     changed = Settings.from_env({**LEAST, "SOURCE_BUCKET": "in", "SOURCE_PREFIX": "a/"})
     assert changed.rules == "1 in/a/"
+
+
+def test_an_address_with_credentials_is_refused_without_being_shown() -> None:
+    env = Environment({"MINIO_ENDPOINT": "http://root:hunter2@store:9000"})
+    env.url("MINIO_ENDPOINT")
+    with pytest.raises(SettingsError) as error:
+        env.check()
+    assert str(error.value).endswith("MINIO_ENDPOINT has credentials in it, wanted an address without")
+    assert "hunter2" not in str(error.value)

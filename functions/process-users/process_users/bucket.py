@@ -18,6 +18,7 @@ PAGE_KEYS = 1_000  # the most that S3 gives
 LISTING_TIMEOUT_S = 7
 PROBE_TIMEOUT_S = 2
 SILENCE_S = 3  # without any good answer, before the store itself is asked whether it is there
+TRY_AGAIN = (408, 429)  # of the answers that blame the request: those that blame its moment
 PAUSES_S = (0.2, 0.5)  # before an object is asked for a second and a third time
 
 
@@ -28,11 +29,12 @@ class StoreUnavailableError(Exception):
 
 
 class Listed(NamedTuple):
-    """An object as a listing shows it; `size` in bytes."""
+    """An object as a listing shows it; `size` in bytes, `day` of the last change as YYYY-MM-DD in UTC."""
 
     key: str
     etag: str
     size: int
+    day: str
 
 
 class Presence(Enum):
@@ -79,9 +81,9 @@ class Bucket:
         while token is not None:
             page, token = self._list_page(prefix, start_after=start_after, token=token, max_keys=page_keys)
             for listed in page:
-                if end is not None and listed.key > end:
+                place = to_place(listed.key)
+                if end is not None and place > to_place(end):
                     return
-                place = listed.key.encode(errors="surrogateescape")
                 if place <= last:
                     # Compared with the ledger key by key, such a listing would hide objects.
                     raise StoreUnavailableError("the store does not list keys in the order of their bytes")
@@ -97,17 +99,19 @@ class Bucket:
         one try more than there are pauses. Raises StoreUnavailableError when the store is away or leaves
         nearly all unanswered.
         """
-        left = list(sources)
+        left, refused = list(sources), []
         for pause_s in (*pauses_s, None):
-            left = yield from self._read_once(left)
-            if not left:
+            left = yield from self._read_once(left, refused)
+            if not left and not refused:
                 return
             self.check()
+            if not left:
+                break
             if pause_s is not None:
                 time.sleep(pause_s)
         if len(left) > CONCURRENCY:
-            raise StoreUnavailableError(f"{len(left)} objects could not be read one after the other")
-        yield from (Reading(source, Presence.UNREADABLE) for source in left)
+            raise StoreUnavailableError(f"{len(left)} objects were not answered one after the other")
+        yield from (Reading(source, Presence.UNREADABLE) for source in (*left, *refused))
 
     def fetch_etag(self, key: str) -> str | None:
         """Return the etag of an object, or None when there is none that we may see."""
@@ -159,8 +163,13 @@ class Bucket:
             time.sleep(pause_s)
         raise AssertionError("the last pause is None")
 
-    def _read_once(self, sources: list[SourceKey]) -> Generator[Reading, None, list[SourceKey]]:
-        """Ask once for each, until the store falls silent; returns those without a clear answer."""
+    def _read_once(
+        self, sources: list[SourceKey], refused: list[SourceKey]
+    ) -> Generator[Reading, None, list[SourceKey]]:
+        """Ask once for each, until the store falls silent; returns those without a clear answer.
+
+        Those that the store refuses to give, whose next answer would be the same, are added to `refused`.
+        """
         left = {self._to_request(source): source for source in sources}
         last_answer = time.monotonic()
         with closing(self._transfers.send(list(left))) as answers:
@@ -169,6 +178,9 @@ class Bucket:
                 if reading is not None:
                     del left[request]
                     yield reading
+                    last_answer = time.monotonic()
+                elif 400 <= response.status < 500 and response.status not in TRY_AGAIN:
+                    refused.append(left.pop(request))
                     last_answer = time.monotonic()
                 elif time.monotonic() - last_answer >= SILENCE_S:
                     break
@@ -179,6 +191,11 @@ class Bucket:
         if source.picture is not None:
             return Request(path, byte_range="0-0")
         return Request(path, max_bytes=MAX_BYTES)
+
+
+def to_place(key: str) -> bytes:
+    """Return what a key is ordered by: its bytes, also those that are no UTF-8."""
+    return key.encode(errors="surrogateescape")
 
 
 def _to_reading(source: SourceKey, response: Response) -> Reading | None:
@@ -208,12 +225,14 @@ def _parse_page(body: bytes) -> tuple[list[Listed], str | None]:
     space = root.tag.rpartition("ListBucketResult")[0]
     is_encoded = root.findtext(f"{space}EncodingType") == "url"
     key_tag, etag_tag, size_tag = f"{space}Key", f"{space}ETag", f"{space}Size"
+    modified_tag = f"{space}LastModified"
     page = []
     for content in root.iter(f"{space}Contents"):
         key = content.findtext(key_tag, "")
         if is_encoded:
             key = unquote_plus(key, errors="surrogateescape")
         etag = content.findtext(etag_tag, "").strip('"')
-        page.append(Listed(key, etag, int(content.findtext(size_tag, "0"))))
+        day = content.findtext(modified_tag, "")[:10]
+        page.append(Listed(key, etag, int(content.findtext(size_tag, "0")), day))
     is_truncated = root.findtext(f"{space}IsTruncated") == "true"
     return page, root.findtext(f"{space}NextContinuationToken") or None if is_truncated else None

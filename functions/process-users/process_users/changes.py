@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from process_users.bucket import Bucket, Listed
+from process_users.bucket import Bucket, Listed, to_place
 from process_users.keys import SourceKey, parse_key
 from process_users.ledger import Entry, Ledger
 from process_users.runs import Counts
@@ -45,7 +45,7 @@ def find_changes(
             yield Change(key, parse_key(key, prefix), None, expected)
             continue
         counts.listed += 1
-        if entry is not None and entry.etag and entry.etag == listed.etag and not full:
+        if entry is not None and is_same(entry.etag, listed) and not full:
             counts.unchanged += 1
         elif (source := parse_key(key, prefix)) is None:
             counts.ignored += 1
@@ -55,13 +55,23 @@ def find_changes(
             yield Change(key, source, listed, expected)
 
 
+def to_dated_etag(etag: str | None, day: str) -> str | None:
+    """Return what the ledger keeps where not the content alone decides, but also the day it was stored."""
+    return f"{etag} {day}" if etag else None
+
+
+def is_same(etag: str | None, listed: Listed) -> bool:
+    """True when the ledger's etag, dated or not, is that of the object in the listing."""
+    return bool(etag and listed.etag) and etag in (listed.etag, to_dated_etag(listed.etag, listed.day))
+
+
 def _merge(
     listing: Iterator[Listed], entries: Iterator[Entry]
 ) -> Iterator[tuple[str, Listed | None, Entry | None]]:
     """Pair two streams by key; at least one of each pair is there."""
     entry = next(entries, None)
     for listed in listing:
-        while entry is not None and entry.key < listed.key:
+        while entry is not None and to_place(entry.key) < to_place(listed.key):
             yield entry.key, None, entry
             entry = next(entries, None)
         if entry is not None and entry.key == listed.key:

@@ -1,7 +1,9 @@
 """Object keys: which user a key belongs to, and as what (pure)."""
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 MAX_USER_ID_CHARACTERS = 128
 RECORD_EXTENSION = ".csv"
@@ -39,10 +41,26 @@ def parse_key(key: str, prefix: str) -> SourceKey | None:
     return SourceKey(key, None if detail else stem, picture, detail)
 
 
+def list_record_keys(user_id: str, prefix: str) -> list[str]:
+    """Return every key that a record of this user can have, in the order of their bytes."""
+    return _list_spellings(user_id, prefix, (RECORD_EXTENSION,))
+
+
+def list_user_keys(user_id: str, prefix: str) -> list[str]:
+    """Return every key that a record or a picture of this user can have."""
+    return _list_spellings(user_id, prefix, (RECORD_EXTENSION, *PICTURE_EXTENSIONS))
+
+
 def has_control_character(text: str) -> bool:
     """True when a character of Unicode's category Cc is in the text."""
     # Nearly every name is printable, which is checked at the speed of C.
     return not text.isprintable() and any(unicodedata.category(character) == "Cc" for character in text)
+
+
+def _list_spellings(user_id: str, prefix: str, extensions: Sequence[str]) -> list[str]:
+    cases = (zip(extension.lower(), extension.upper(), strict=True) for extension in extensions)
+    spellings = {"".join(letters) for letter_cases in cases for letters in product(*letter_cases)}
+    return sorted(f"{prefix}{user_id}{spelling}" for spelling in spellings)
 
 
 def _find_fault(user_id: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from serving.postgres import Connection
 
 ENTRIES_PAGE = 5_000
+COPIED_ROWS = 50_000
 
 
 class Entry(NamedTuple):
@@ -44,9 +45,14 @@ class Ledger:
 
     def use_copies(self) -> None:
         """From now on work on temporary copies of the tables: what is done then changes nothing."""
-        self._connection.run("begin isolation level repeatable read")
-        self._connection.run(_CREATE_COPIES)
-        self._connection.run("commit")
+        run = self._connection.run
+        run("begin isolation level repeatable read")
+        run(_CREATE_COPIES)
+        for statement in (_COPY_USERS, _COPY_LEDGER):
+            last: str | None = ""
+            while last is not None:  # in parts, none of which takes longer than an answer may
+                last = run(statement, after=last, limit=COPIED_ROWS)[0][0]
+        run("commit")
 
     def fetch_rules(self) -> str:
         """Return the version of the rules, the bucket and the prefix that the ledger was made with."""
@@ -134,7 +140,7 @@ class Ledger:
 
     def _step_versions(self, *, users: bool, rejects: bool) -> None:
         if users:
-            self._connection.run("update state set data_version = data_version + 1")
+            self._connection.run(_STEP_DATA_VERSION)
         if rejects:
             self._connection.run("update state set rejects_version = rejects_version + 1")
 
@@ -159,13 +165,43 @@ begin
     create temp table users (like public.users including all);
     create temp table ledger (like public.ledger including all);
     create temp table state (like public.state including all);
-    insert into users (user_id, first_name, last_name, birthdate, img_path)
-    select user_id, first_name, last_name, birthdate, img_path from public.users;
-    insert into ledger select * from public.ledger;
     insert into state select * from public.state;
     execute 'create temp view rejects as ' || rejects;
 end
 $$
+"""
+
+_COPY_USERS = """
+with copied as (
+    insert into users (user_id, first_name, last_name, birthdate, img_path)
+    select user_id, first_name, last_name, birthdate, img_path
+    from public.users
+    where user_id > cast(:after as text)
+    order by user_id
+    limit cast(:limit as bigint)
+    returning user_id
+)
+select max(user_id) from copied
+"""
+
+_COPY_LEDGER = """
+with copied as (
+    insert into ledger
+    select *
+    from public.ledger
+    where key > cast(:after as text)
+    order by key
+    limit cast(:limit as bigint)
+    returning key
+)
+select max(key) from copied
+"""
+
+# A new lineage too: a database put back from a backup counts its versions once more, for other data.
+_STEP_DATA_VERSION = """
+update state
+set data_version = data_version + 1,
+    lineage = gen_random_uuid()
 """
 
 _STORE_RULES = """

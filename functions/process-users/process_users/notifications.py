@@ -15,18 +15,17 @@ class NotificationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """An object that something happened to; what that was is only a hint, for events come late and twice."""
+    """An object that something happened to; what that was is not told, for events come late and twice."""
 
     bucket: str
     key: str
-    is_removal: bool
 
 
 def parse_notification(body: bytes) -> list[Notification]:
     """Return the objects a notification is about, none for the event that tests the connection."""
     try:
         document = json.loads(body)
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested beyond reason
         raise NotificationError("the body is not JSON, wanted a bucket notification") from error
     if not isinstance(document, dict):
         raise NotificationError("the body is not an object, wanted a bucket notification")
@@ -40,11 +39,10 @@ def parse_notification(body: bytes) -> list[Notification]:
 
 def _parse_record(record: Any) -> Notification:
     try:
-        name, bucket, key = record["eventName"], record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
+        bucket, key = record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
     except (KeyError, TypeError) as error:
-        wanted = "eventName, s3.bucket.name and s3.object.key"
-        raise NotificationError(f"a record of the notification lacks one of {wanted}") from error
-    if not all(isinstance(text, str) for text in (name, bucket, key)):
-        raise NotificationError("a record of the notification has a name or key that is no text")
-    is_removal = name.removeprefix("s3:").startswith("ObjectRemoved")
-    return Notification(bucket, unquote_plus(key, errors="surrogateescape"), is_removal)
+        wanted = "s3.bucket.name and s3.object.key"
+        raise NotificationError(f"a record of the notification lacks {wanted}") from error
+    if not (isinstance(bucket, str) and isinstance(key, str)):
+        raise NotificationError("a record of the notification has a bucket or key that is no text")
+    return Notification(bucket, unquote_plus(key, errors="surrogateescape"))

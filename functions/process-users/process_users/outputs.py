@@ -98,7 +98,10 @@ def _upload(store: StoreSettings, bucket: str, key: str, text: "_CsvText") -> st
     from urllib3.exceptions import HTTPError
 
     address = urlsplit(store.endpoint)
-    with PoolManager(timeout=Timeout(connect=2, read=7), retries=Retry(2, backoff_factor=0.2)) as pool:
+    # A store that falls silent costs two of these: that of the upload and that of giving it up.
+    with PoolManager(
+        timeout=Timeout(connect=2, read=4), retries=Retry(2, read=0, backoff_factor=0.2)
+    ) as pool:
         client = Minio(
             endpoint=address.netloc,
             access_key=store.access_key,
@@ -153,5 +156,9 @@ class _CsvText:
 
 def _to_csv(rows: Any) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        # Before Python 3.13 a carriage return, which keys of rejects may hold, is not quoted by itself.
+        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
     return text.getvalue().encode()

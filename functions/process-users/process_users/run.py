@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from process_users.bucket import Bucket
+from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.changes import KeyRange, find_changes
 from process_users.ledger import Ledger
 from process_users.outputs import USERS, store_outputs
 from process_users.runs import Counts, Run, begin_run, end_run, record_progress, to_timestamp
 from process_users.settings import Settings
 from process_users.settling import remove_users, settle_changes
-from serving.logs import log
+from serving.logs import log, log_error
 from serving.postgres import Connection, DatabaseUnavailableError
 
 BATCH_OBJECTS = 4_000
@@ -28,6 +28,9 @@ class SourceEmptyError(Exception):
     """The bucket lists nothing although the ledger does: rather a fault than everybody's leaving."""
 
     code = "source_empty"
+
+
+EXPECTED_ERRORS = (SourceEmptyError, StoreUnavailableError, DatabaseUnavailableError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,8 @@ def _carry_out(settings: Settings, connection: Connection, options: Options, run
     started = time.monotonic()
     counts = Counts()
     log("run.started", run_id=run.run_id, full=options.full)
+    ledger = Ledger(connection, bucket=settings.source_bucket)
     try:
-        ledger = Ledger(connection, bucket=settings.source_bucket)
         report = lambda: record_progress(connection, run, counts)  # noqa: E731
         _settle_all(settings, ledger, options, counts=counts, report=report)
         rows = store_outputs(connection, settings)
@@ -96,10 +99,10 @@ def _carry_out(settings: Settings, connection: Connection, options: Options, run
         }
         end_run(connection, run, counts, rejected=document["rejected"], error=None)
     except Exception as error:
-        code = getattr(error, "code", "internal")
-        log("run.failed", run_id=run.run_id, code=code, error=type(error).__name__)
+        code = error.code if isinstance(error, EXPECTED_ERRORS) else "internal"
+        log_error("run.failed", error, run_id=run.run_id, problem=code)
         with suppress(DatabaseUnavailableError):  # then the run shows as lost
-            end_run(connection, run, counts, rejected=0, error=code)
+            end_run(connection, run, counts, rejected=ledger.count_rejects(), error=code)
         raise
     log("run.finished", run_id=run.run_id, seconds=document["seconds"], **asdict(counts))
     return document

@@ -21,7 +21,7 @@ class RunInProgressError(Exception):
     """Another run holds the lock; `run_id` is its number, None when it ended just now."""
 
     def __init__(self, run_id: int | None) -> None:
-        super().__init__(f"run {run_id} is going on")
+        super().__init__("another run is going on" if run_id is None else f"run {run_id} is going on")
         self.run_id = run_id
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from process_users.records import RULES_VERSION
 from serving.settings import Environment, PostgresSettings, ServingSettings, StoreSettings
 
 
@@ -33,14 +34,16 @@ class Settings:
             ),
             output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
             remove_users=env.choice("ON_SOURCE_DELETE", "keep", choices=("keep", "remove")) == "remove",
-            events_token=env.text("EVENTS_TOKEN", ""),
+            events_token=env.token("EVENTS_TOKEN"),
         )
+        if settings.source_bucket == settings.output_bucket and not settings.source_prefix:
+            env.refuse(
+                "SOURCE_BUCKET is OUTPUT_BUCKET, whose output.csv would be a record; set a SOURCE_PREFIX"
+            )
         env.check()
         return settings
 
     @property
     def rules(self) -> str:
         """What the ledger was made with; when it differs, every object is read again."""
-        from process_users.records import RULES_VERSION
-
         return f"{RULES_VERSION} {self.source_bucket}/{self.source_prefix}"

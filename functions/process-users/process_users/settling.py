@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 
 from process_users.batches import Outcome, build_batch, to_copy_text
 from process_users.bucket import PAUSES_S, Bucket, Presence, Reading
-from process_users.changes import Change
-from process_users.keys import SourceKey, parse_key
-from process_users.ledger import Applied, Ledger
-from process_users.records import MAX_BYTES, Record, Reject, parse_record, reject_too_large
+from process_users.changes import Change, to_dated_etag
+from process_users.keys import SourceKey, list_record_keys, parse_key
+from process_users.ledger import Ledger
+from process_users.records import MAX_BYTES, Reject, parse_record, reject_too_large
 
 LOCKED_OBJECTS = 32  # read while no other can commit: as many as are read at once
+LOCKED_PAUSES_S = PAUSES_S[:1]
 
 
 def settle_changes(changes: Iterable[Change], prefix: str, bucket: Bucket, ledger: Ledger) -> int:
@@ -21,41 +22,35 @@ def settle_changes(changes: Iterable[Change], prefix: str, bucket: Bucket, ledge
     outcomes = _read_outcomes(changes, bucket, pauses_s=PAUSES_S)
     with ledger.commit():
         applied = ledger.apply(to_copy_text(build_batch(outcomes)))
-    upserted = applied.upserted
-    for start in range(0, len(applied.conflicts), LOCKED_OBJECTS):
-        keys = applied.conflicts[start : start + LOCKED_OBJECTS]
-        upserted += settle_keys(keys, prefix, bucket, ledger).upserted
-    return upserted
+    return applied.upserted + settle_keys(applied.conflicts, prefix, bucket, ledger)
 
 
-def settle_keys(keys: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> Applied:
-    """Settle a few keys by what the bucket holds now, while no other can commit."""
+def settle_keys(keys: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> int:
+    """Settle keys by what the bucket holds now, while no other can commit; returns how many users changed.
+
+    They are few, or commit in parts: others wait meanwhile.
+    """
+    parts = (keys[start : start + LOCKED_OBJECTS] for start in range(0, len(keys), LOCKED_OBJECTS))
+    return sum(_settle_locked(part, prefix, bucket, ledger) for part in parts)
+
+
+def _settle_locked(keys: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> int:
     with ledger.commit():
         revisions = ledger.fetch_revisions(keys)
         changes = [Change(key, parse_key(key, prefix), None, revisions.get(key, 0)) for key in keys]
-        outcomes = _read_outcomes(changes, bucket, pauses_s=())  # others wait, so it is tried once
-        return ledger.apply(to_copy_text(build_batch(outcomes)))
+        outcomes = _read_outcomes(changes, bucket, pauses_s=LOCKED_PAUSES_S)
+        return ledger.apply(to_copy_text(build_batch(outcomes))).upserted
 
 
-def remove_users(user_ids: Iterable[str], prefix: str, bucket: Bucket, ledger: Ledger) -> tuple[int, int]:
+def remove_users(user_ids: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> tuple[int, int]:
     """Remove users whose record is gone; returns how many changed instead, and how many were removed.
 
-    A record may have moved to a key that was passed before it came there, so the bucket is asked by user.
+    A record may have moved to a key that was passed before it came there, so each that it can have is asked
+    for once more.
     """
-    upserted, gone = 0, []
-    for user_id in user_ids:
-        moved = list_records(user_id, prefix, bucket)
-        if moved:
-            upserted += settle_keys(moved, prefix, bucket, ledger).upserted
-        else:
-            gone.append(user_id)
-    return upserted, ledger.remove_users(gone) if gone else 0
-
-
-def list_records(user_id: str, prefix: str, bucket: Bucket) -> list[str]:
-    """Return the keys of the records of a user that the bucket lists."""
-    found = (parse_key(listed.key, prefix) for listed in bucket.list_objects(f"{prefix}{user_id}."))
-    return [key.key for key in found if key and key.user_id == user_id and key.picture is None]
+    keys = [key for user_id in user_ids for key in list_record_keys(user_id, prefix)]
+    upserted = settle_keys(keys, prefix, bucket, ledger)
+    return upserted, ledger.remove_users(user_ids)
 
 
 def _read_outcomes(changes: Iterable[Change], bucket: Bucket, *, pauses_s: Sequence[float]) -> list[Outcome]:
@@ -105,9 +100,13 @@ def _judge_reading(change: Change, reading: Reading) -> Outcome | None:
         return _to_reject(change, source, reading.etag, _key_invalid(source))
     if source.picture is not None:
         return _to_picture(change, source, reading.etag)
-    parsed = _parse(reading)
+    modified = datetime.fromtimestamp(reading.modified, UTC)
+    parsed = reject_too_large() if reading.is_too_large else parse_record(reading.body, modified)
     if isinstance(parsed, Reject):
-        return _to_reject(change, source, reading.etag, parsed)
+        etag = reading.etag
+        if parsed.reason == "birthts_out_of_range":
+            etag = to_dated_etag(etag, modified.date().isoformat())
+        return _to_reject(change, source, etag, parsed)
     return Outcome(
         change.key,
         change.expected,
@@ -117,12 +116,6 @@ def _judge_reading(change: Change, reading: Reading) -> Outcome | None:
         last_name=parsed.last_name,
         birthts=parsed.birthts,
     )
-
-
-def _parse(reading: Reading) -> Record | Reject:
-    if reading.is_too_large:
-        return reject_too_large()
-    return parse_record(reading.body, datetime.fromtimestamp(reading.modified, UTC))
 
 
 def _key_invalid(source: SourceKey) -> Reject:

@@ -43,7 +43,6 @@ class Transfers:
         self._settings = settings
         self._multi = pycurl.CurlMulti()
         self._idle: list[_Transfer] = []
-        self._count = 0
 
     def send(self, requests: Iterable[Request]) -> Generator[tuple[Request, Response], None, None]:
         """Yield each request with its answer, in the order the answers come.

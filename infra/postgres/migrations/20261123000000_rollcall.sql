@@ -39,7 +39,7 @@ where reason is not null or duplicate;
 -- One row. Every commit passes it, so commits are serial.
 create table state (
     id boolean primary key default true check (id),
-    lineage uuid not null default gen_random_uuid(),  -- tells this database's versions from another's
+    lineage uuid not null default gen_random_uuid(),  -- tells a version from one of the same number elsewhere
     commits bigint not null default 0,
     data_version bigint not null default 0,           -- changes exactly when what get-data serves changes
     rejects_version bigint not null default 0,

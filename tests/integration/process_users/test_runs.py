@@ -87,7 +87,7 @@ def test_other_rules_read_every_object_again(
     pipeline.put("bad.csv", b"")
     pipeline.run()
     asked.clear()
-    monkeypatch.setattr("process_users.records.RULES_VERSION", "next")
+    monkeypatch.setattr("process_users.settings.RULES_VERSION", "next")
     pipeline.run()
     assert sorted(asked) == ["1000.csv", "bad.csv"]
     asked.clear()
