@@ -20,7 +20,9 @@ upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... 
 	@ENV_FILE="$(ENV_FILE)" $(RUN_PY) -m rollcall.upload "$(DIR)"
 
 test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
-	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose" tests/unit tests/integration tests/e2e
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose and not browser" tests/unit tests/integration tests/e2e
+test-browser: $(VENV)/.tests ## the tests of the page in Chromium (CHROMIUM, /usr/bin/chromium)
+	"$(VENV)/bin/python" -m pytest -m browser tests/e2e
 test-compose: $(VENV)/.tests docker ## the end-to-end tests of the compose stack
 	"$(VENV)/bin/python" -m pytest -m compose tests/e2e
 test-faults: $(VENV)/.tests ## crashes, races and random histories; FAULTS_HISTORIES, FAULTS_KILLS and FAULTS_STEPS_APART make it shorter
@@ -59,4 +61,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload test test-compose test-faults bench lint format local-up local-down local-reset local-logs docker env requirements clean
+.PHONY: help run upload test test-browser test-compose test-faults bench lint format local-up local-down local-reset local-logs docker env requirements clean

@@ -18,7 +18,7 @@ from pg8000.native import DatabaseError, InterfaceError, PreparedStatement
 from serving.settings import PostgresSettings
 
 CONNECT_TIMEOUT_S = 3
-SILENT_S = 1  # after no answer, before anybody is made to wait for one again
+SILENT_S = 0.5  # after no answer, before anybody is made to wait for one again
 ANSWER_TIMEOUT_S = 9  # no answer to one message: a frozen server, which cannot obey its own limits
 RUN_LOCK = 20_261_123  # of pg_advisory_lock, held by the run going on: any number that nothing else here uses
 # A server whose machine is gone is noticed after 25 s of silence, also by sessions that wait in the pool.

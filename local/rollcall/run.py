@@ -19,6 +19,7 @@ from rollcall.stack import Ports, RunSettings, Stack
 from rollcall.supervisor import Signals, StoppedError, Supervisor
 from serving.settings import SettingsError
 
+FIRST_RUN_S = 10
 START_TIMEOUT_S = 90  # of each step; the first start on a slow machine takes a few seconds
 SERVERS = ("postgres", "s3")
 LOOK_EVERY_S = 0.5
@@ -59,8 +60,8 @@ def _run(settings: RunSettings, directory: RunDirectory, signals: Signals) -> No
 def _start(stack: Stack, supervisor: Supervisor, signals: Signals) -> None:
     """Starts everything, each as soon as what it needs is there, and returns when all of it answers."""
     begun = time.monotonic()
-    say(f"Rollcall starts in {shown(stack.directory.path)}")
     write_variables(stack.directory.env, stack.for_clients())
+    say(f"Rollcall starts in {shown(stack.directory.path)}")
     postgres, s3 = stack.postgres(), stack.s3()
     for server in (postgres, s3):
         supervisor.start(server.program(), server.prepare)
@@ -74,8 +75,17 @@ def _start(stack: Stack, supervisor: Supervisor, signals: Signals) -> None:
     scheduler = stack.scheduler()
     logged = scheduler.log.stat().st_size if scheduler.log.exists() else 0
     supervisor.start(scheduler)
-    _await(lambda: _has_begun(scheduler.log, logged), "the scheduler", supervisor, signals)
+    _await(
+        lambda: _has_said(scheduler.log, logged, b"scheduler.started"), "the scheduler", supervisor, signals
+    )
     _await(lambda: _all_ready(stack.ports), "the functions and the gateway", supervisor, signals)
+    # So that what is asked for first is there. A long run, or one that fails, is not waited for.
+    latest = time.monotonic() + FIRST_RUN_S
+    signals.wait_until(
+        lambda: _has_said(scheduler.log, logged, b"scheduler.called") or time.monotonic() > latest,
+        timeout_s=START_TIMEOUT_S,
+        what="the first run",
+    )
     _say_ready(stack, seconds=time.monotonic() - begun)
 
 
@@ -87,11 +97,11 @@ def _await(condition: Callable[[], bool], what: str, supervisor: Supervisor, sig
     signals.wait_until(holds, timeout_s=START_TIMEOUT_S, what=what)
 
 
-def _has_begun(log: Path, position: int) -> bool:
-    """Whether the scheduler took its settings: it has no address to ask."""
+def _has_said(log: Path, position: int, event: bytes) -> bool:
+    """Whether an event is in a log after this position: the scheduler has no address to ask."""
     with log.open("rb") as file:
         file.seek(position)
-        return b"scheduler.started" in file.read()
+        return event in file.read()
 
 
 def _all_ready(ports: Ports) -> bool:

@@ -18,6 +18,7 @@ from rollcall.ports import HOST
 from rollcall.samples import samples
 from rollcall.servers import Key, Postgres, rclone_s3, serving
 
+pytestmark = pytest.mark.browser
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 HOSTILE = "<script>document.title='taken over'</script>"
 KEY = Key("page-root", "page-root-secret")

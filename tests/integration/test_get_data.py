@@ -469,7 +469,7 @@ def test_postgres_away_is_503_and_back_is_200_again():
                 assert client.get("/data").status_code == 200
                 with frozen(server):
                     check_unavailable(client, "/data?limit=1", within_s=10)
-                assert client.get("/data").status_code == 200
+                wait_until(lambda: client.get("/data").status_code == 200, timeout_s=1, what="users again")
 
 
 def check_unavailable(client: FlaskClient, path: str, *, within_s: float) -> None:
