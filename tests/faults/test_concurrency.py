@@ -35,7 +35,7 @@ def test_of_fifty_runs_asked_for_at_once_of_two_processes_one_is_done(
     for key, file in model.files.items():
         pipeline.put(key, file.body)
     function = start_function("process-users", pipeline.env(WORKERS="2", THREADS="32"))
-    assert len(workers(function)) == 2
+    wait_until(lambda: len(workers(function)) == 2, timeout_s=20, what="two processes")
     with ThreadPoolExecutor(RUNS) as threads, pipeline.holding_commits() as gate:
         answers = [threads.submit(ask, function) for _ in range(RUNS)]
         wait_until(lambda: sum(map(is_done, answers)) == RUNS - 1, timeout_s=60, what="49 refusals")

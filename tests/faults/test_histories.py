@@ -349,6 +349,7 @@ class History(RuleBasedStateMachine):
 def test_after_any_history_everything_is_what_the_model_says(
     pipeline: Pipeline, owner: Driver, database: Database, postgres: Postgres, size: str, count: Any
 ):
+    number = SEED + (size == "one_batch")
     stage = Stage(pipeline, owner, postgres, one_batch=size == "one_batch")
     options = settings(
         max_examples=max(1, HISTORIES // 2),
@@ -359,11 +360,11 @@ def test_after_any_history_everything_is_what_the_model_says(
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
-    history = seed(SEED)(
+    history = seed(number)(
         type("History", (History,), {"__init__": lambda self: History.__init__(self, stage)})
     )
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        stack.callback(lambda: count(seed=SEED, **stage.counts))
+        stack.callback(lambda: count(seed=number, **stage.counts))
         if size == "small_steps":
             patch.setattr("process_users.run.BATCH_OBJECTS", 2)
             patch.setattr("process_users.ledger.ENTRIES_PAGE", 3)
