@@ -148,7 +148,13 @@ def test_a_file_dropped_into_a_bucket_is_an_object_at_once_and_the_last_one_leav
         client.make_bucket(bucket_name="src-data")
         assert list(client.list_objects(bucket_name="src-data")) == []
         (server.directory / "src-data" / "2000.csv").write_text("x")
-        assert [entry.object_name for entry in client.list_objects(bucket_name="src-data")] == ["2000.csv"]
+
+        def is_listed() -> bool:
+            return [entry.object_name for entry in client.list_objects(bucket_name="src-data")] == [
+                "2000.csv"
+            ]
+
+        wait_until(is_listed, timeout_s=1, what="the file to be an object")
         client.remove_object(bucket_name="src-data", object_name="2000.csv")
         assert [bucket.name for bucket in client.list_buckets()] == ["src-data"]
 
