@@ -63,12 +63,13 @@ def _compare_users(seen: Seen, bucket: str, model: Model) -> None:
         for user_id, (person, picture) in model.users().items()
     }
     got = {user[1]: ((user[2], user[3], user[4]), user[5]) for user in seen.users}
-    assert got == want, "the table differs from the model"
+    assert got == want, f"the table is {got} and not {want}"
     assert len(seen.users) == len(got), "a user is in the table twice"
 
 
 def _compare_rejects(seen: Seen, model: Model) -> None:
-    assert {key: reason for key, reason, _ in seen.rejects} == model.rejects(), "the rejects differ"
+    got, want = {key: reason for key, reason, _ in seen.rejects}, model.rejects()
+    assert got == want, f"the rejects are {got} and not {want}"
     assert all(detail for _, _, detail in seen.rejects)
 
 
@@ -76,7 +77,7 @@ def _compare_ledger(seen: Seen, model: Model) -> None:
     """Check that the ledger is the bucket, and says of each record what the model says of it."""
     # What was rejected for its date is remembered with the day on which it was stored.
     etags = {entry["key"]: entry["etag"].partition(" ")[0] for entry in seen.ledger}
-    assert etags == model.ledger(), "the ledger differs"
+    assert etags == model.ledger(), f"the ledger is of {etags} and not of {model.ledger()}"
     for entry in seen.ledger:
         owner, becomes = split(entry["key"]), model.files[entry["key"]].becomes
         assert owner is not None
