@@ -244,7 +244,7 @@ def test_a_run_finds_a_key_gone_then_it_comes_back_and_its_event_is_committed(ra
     race.compare()
 
 
-@pytest.mark.parametrize("text", ["update state set commits", "copy stage", "commit"])
+@pytest.mark.parametrize("text", ["copy stage", "select upserted", "commit"])
 def test_a_run_is_about_to_commit_a_then_b_is_put_and_its_event_comes(race: Race, text: str):
     race.put({"1.csv": A, "2.csv": A})
     # The first commit of all is that of the record of the run.

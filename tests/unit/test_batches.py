@@ -3,7 +3,8 @@ import io
 
 import pytest
 
-from process_users.batches import Outcome, build_batch, to_copy_text
+from process_users.batches import build_batch, to_copy_text
+from process_users.outcomes import Outcome
 
 # Text that pandas, CSV or COPY would like to read as something else; each cell is to stay as it is.
 TRICKY = [

@@ -5,29 +5,10 @@ Importing pandas takes a third of a second, so this module is imported with the 
 
 import csv
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pandas
 
-
-class Outcome(NamedTuple):
-    """What one key was found to be; the columns of the table `stage`.
-
-    `expected` is the revision of the key's ledger entry before it was read, 0 for none. `etag` None: every
-    run reads it again. `picture` None: a record. `birthts` in milliseconds since 1970-01-01 UTC.
-    """
-
-    key: str
-    expected: int
-    gone: bool = False
-    etag: str | None = None
-    user_id: str | None = None
-    picture: int | None = None
-    first_name: str | None = None
-    last_name: str | None = None
-    birthts: int | None = None
-    reason: str | None = None
-    detail: str | None = None
+from process_users.outcomes import Outcome
 
 
 def build_batch(outcomes: Sequence[Outcome]) -> pandas.DataFrame:

@@ -5,27 +5,25 @@ from process_users.keys import list_user_keys, parse_key
 from process_users.ledger import Ledger
 from process_users.notifications import Notification
 from process_users.settings import Settings
-from process_users.settling import settle_keys
+from process_users.settling import Settler
 from serving.postgres import Connection
 
 
 def settle_notification(
     notification: Notification, settings: Settings, connection: Connection, bucket: Bucket
 ) -> bool:
-    """Settle one notification; returns False when it is about nothing of ours.
-
-    The bucket is asked while no other can commit, so the order of events does not matter.
-    """
-    prefix = settings.source_prefix
-    source = parse_key(notification.key, prefix)
+    """Settle one notification; returns False when it is about nothing of ours."""
+    source = parse_key(notification.key, settings.source_prefix)
     if notification.bucket != settings.source_bucket or source is None:
         return False
     ledger = Ledger(connection, bucket=settings.source_bucket)
-    settle_keys([source.key], prefix, bucket, ledger)
-    if source.user_id is None or ledger.fetch_revisions([source.key]):
+    settler = Settler(settings.source_prefix, bucket, ledger)
+    is_there = settler.settle_event(source.key)
+    if is_there or source.user_id is None:
         return True
-    # It is gone. What takes over may be there without its own event having come.
-    settle_keys(list_user_keys(source.user_id, prefix), prefix, bucket, ledger)
+    # What takes over may be there without its own event having come.
+    others = [key for key in list_user_keys(source.user_id, settings.source_prefix) if key != source.key]
+    settler.settle_keys(others)
     if settings.remove_users and ledger.lacks_record(source.user_id):
         ledger.remove_users([source.user_id])
     return True

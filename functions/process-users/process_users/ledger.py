@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import LiteralString, NamedTuple
 
+from process_users.outcomes import Outcome, to_json
 from serving.postgres import Connection
 
 ENTRIES_PAGE = 5_000
@@ -31,9 +32,8 @@ class Applied:
 
 
 def create_stage(connection: Connection) -> None:
-    """Create the temporary tables that commits of a session work with; once a session."""
-    for statement in _CREATE_STAGE:
-        connection.run(statement)
+    """Create the temporary table and the function that commits of a session work with; once a session."""
+    connection.run(_CREATE_STAGE)
 
 
 class Ledger:
@@ -48,6 +48,7 @@ class Ledger:
         run = self._connection.run
         run("begin isolation level repeatable read")
         run(_CREATE_COPIES)
+        run("discard plans")  # of statements that this session has already run on the tables themselves
         for statement in (_COPY_USERS, _COPY_LEDGER):
             last: str | None = ""
             while last is not None:  # in parts, none of which takes longer than an answer may
@@ -64,7 +65,7 @@ class Ledger:
 
     def is_empty(self) -> bool:
         """True when no object was ever settled, or all are gone."""
-        return not self._connection.run("select 1 from ledger limit 1")
+        return not self._connection.run(_FETCH_ANY_ENTRY)
 
     def fetch_entries(self, start_after: str, end: str | None) -> Iterator[Entry]:
         """Yield the entries by key as bytes, after start_after and up to end, each page as it is then."""
@@ -86,24 +87,21 @@ class Ledger:
     def commit(self) -> Iterator[None]:
         """Do the block in one transaction while no other can commit."""
         with self._connection.transaction():
-            self._connection.run(_BEGIN_COMMIT)
+            self._connection.run("select from state for update")
             yield
 
-    def apply(self, batch: bytes) -> Applied:
-        """Settle a batch, as text for COPY, and then its users, inside of `commit`."""
-        run, bucket = self._connection.run_prepared, self._bucket
-        self._connection.copy_in(_COPY_STAGE, [batch])
-        conflicts = [row[0] for row in run(_TAKE_CONFLICTS)]
-        run(_NAME_GONE)
-        rejects_changed = run(_HAVE_REJECTS_CHANGED)[0][0]
-        run(_DELETE_ENTRIES)
-        run(_UPSERT_ENTRIES)
-        rejects_changed |= run(_MARK_DUPLICATES)[0][0] > 0
-        run(_FIND_TOUCHED, bucket=bucket)
-        upserted = run(_UPSERT_USERS)[0][0]
-        upserted += run(_UPDATE_PICTURES)[0][0]
-        self._step_versions(users=upserted > 0, rejects=rejects_changed)
-        return Applied(upserted, conflicts)
+    def settle(self, outcomes: Sequence[Outcome]) -> Applied:
+        """Settle a few keys and then their users: one round trip, a transaction unless one is open."""
+        return self._settle(_SETTLE, outcomes=to_json(outcomes))
+
+    def settle_batch(self, batch: bytes) -> Applied:
+        """Settle a batch, as text for COPY, and then its users, in one transaction."""
+        with self._connection.transaction():
+            self._connection.copy_in(_COPY_STAGE, [batch])
+            return self._settle(_SETTLE_STAGE)
+
+    def _settle(self, statement: LiteralString, **params: object) -> Applied:
+        return Applied(*self._connection.run_prepared(statement, bucket=self._bucket, **params)[0])
 
     def fetch_users_without_record(self, limit: int, *, after: str = "") -> list[str]:
         """Return the ids of users of whom the ledger has no record, in their order as bytes."""
@@ -118,7 +116,8 @@ class Ledger:
         """Remove those of the users that have no record, in a transaction of its own; returns how many."""
         with self.commit():
             removed = self._connection.run_prepared(_REMOVE_USERS, user_ids=list(user_ids))[0][0]
-            self._step_versions(users=removed > 0, rejects=False)
+            if removed:
+                self._connection.run(_STEP_DATA_VERSION)
         return removed
 
     def fetch_rejects(self, limit: int) -> list[dict[str, str]]:
@@ -138,23 +137,133 @@ class Ledger:
         """Let the planner know of a large load now, not when autovacuum comes by."""
         self._connection.run("analyze users, ledger")
 
-    def _step_versions(self, *, users: bool, rejects: bool) -> None:
-        if users:
-            self._connection.run(_STEP_DATA_VERSION)
-        if rejects:
-            self._connection.run("update state set rejects_version = rejects_version + 1")
 
+# The settling itself is a function of the session: one round trip for all of its statements, planned once.
+_CREATE_STAGE = """
+create temp table stage (
+    key text collate "C", expected bigint, gone boolean, etag text, user_id text collate "C",
+    picture smallint, first_name text, last_name text, birthts bigint, reason text, detail text
+) on commit delete rows;
 
-_CREATE_STAGE = (
-    """
-    create temp table stage (
-        key text collate "C" primary key, expected bigint not null, gone boolean not null, etag text,
-        user_id text collate "C", picture smallint, first_name text, last_name text, birthts bigint,
-        reason text, detail text
-    ) on commit delete rows
-    """,
-    'create temp table touched (user_id text collate "C" primary key, img_path text) on commit delete rows',
-)
+create function pg_temp.settle(outcomes stage[], bucket text, out upserted bigint, out conflicts text[])
+language plpgsql
+-- A batch is small beside the ledger, which the planner cannot know: it would read all of it for a join.
+set enable_hashjoin = off
+set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    this_commit bigint;
+    touched text[];  -- the users to decide about
+    pictures text[];  -- that each of them has now
+    rejects_changed boolean;
+begin
+    -- The row of state makes commits serial.
+    select commits + 1 into this_commit from state for update;
+
+    -- Somebody settled the key after it was read here.
+    conflicts := array(
+        select o.key
+        from unnest(outcomes) o
+        left join ledger l on l.key = o.key
+        where o.expected <> coalesce(l.revision, 0)
+    );
+    if conflicts <> '{}' then
+        outcomes := array(select o from unnest(outcomes) o where o.key <> all(conflicts));
+    end if;
+
+    -- Whose a gone key was, only the ledger tells: it may be of a former prefix.
+    select array_agg(distinct coalesce(o.user_id, l.user_id)),
+           coalesce(bool_or(
+               (o.reason, o.detail) is distinct from (l.reason, l.detail)
+               or o.user_id is null and l.duplicate
+           ), false)
+    into touched, rejects_changed
+    from unnest(outcomes) o
+    left join ledger l on l.key = o.key;
+
+    delete from ledger
+    where key = any(array(select o.key from unnest(outcomes) o where o.gone));
+
+    insert into ledger (
+        key, etag, revision, user_id, picture, first_name, last_name, birthts, reason, detail
+    )
+    select o.key, o.etag, this_commit, o.user_id, o.picture,
+           o.first_name, o.last_name, o.birthts, o.reason, o.detail
+    from unnest(outcomes) o
+    where not o.gone
+    on conflict (key) do update
+    set etag = excluded.etag,
+        revision = excluded.revision,
+        user_id = excluded.user_id,
+        picture = excluded.picture,
+        first_name = excluded.first_name,
+        last_name = excluded.last_name,
+        birthts = excluded.birthts,
+        reason = excluded.reason,
+        detail = excluded.detail,
+        duplicate = ledger.duplicate and excluded.user_id is not null;
+
+    -- The record of a user is the one with the smallest key, whether it is valid or not.
+    update ledger l
+    set duplicate = not l.duplicate
+    from (
+        select key, duplicate, row_number() over (partition by user_id order by key) > 1 as is_duplicate
+        from ledger
+        where picture is null and user_id = any(touched)
+    ) judged
+    where l.key = judged.key and judged.duplicate <> judged.is_duplicate;
+    rejects_changed := rejects_changed or found;
+
+    pictures := array(
+        select bucket || '/' || (
+            select p.key
+            from ledger p
+            where p.user_id = t.user_id and p.picture is not null
+            order by p.picture, p.key
+            limit 1
+        )
+        from unnest(touched) t (user_id)
+    );
+
+    insert into users (user_id, first_name, last_name, birthdate, img_path)
+    select t.user_id, l.first_name, l.last_name,
+           timestamptz 'epoch' + l.birthts * interval '1 millisecond', t.img_path
+    from unnest(touched, pictures) t (user_id, img_path)
+    cross join lateral (
+        select *
+        from ledger
+        where user_id = t.user_id and picture is null and reason is null and not duplicate
+        limit 1  -- there is one at most; said, it keeps the planner from reading the whole ledger in order
+    ) l
+    on conflict (user_id) do update
+    set first_name = excluded.first_name,
+        last_name = excluded.last_name,
+        birthdate = excluded.birthdate,
+        img_path = excluded.img_path
+    where (users.first_name, users.last_name, users.birthdate, users.img_path)
+        is distinct from (excluded.first_name, excluded.last_name, excluded.birthdate, excluded.img_path);
+    get diagnostics upserted = row_count;
+
+    -- Whose record is rejected or gone keeps what they had, but not a picture that went.
+    with changed as (
+        update users u
+        set img_path = t.img_path
+        from unnest(touched, pictures) t (user_id, img_path)
+        where u.user_id = t.user_id and u.img_path is distinct from t.img_path
+        returning 1
+    )
+    select upserted + count(*) into upserted from changed;
+
+    -- A new lineage too: a database put back from a backup counts its versions once more, for other data.
+    update state
+    set commits = this_commit,
+        data_version = data_version + cast(upserted > 0 as integer),
+        lineage = case when upserted > 0 then gen_random_uuid() else lineage end,
+        rejects_version = rejects_version + cast(rejects_changed as integer);
+end
+$$;
+"""
 
 # Temporary tables come first in the search path, so every statement here works on the copies unchanged.
 _CREATE_COPIES = """
@@ -197,11 +306,18 @@ with copied as (
 select max(key) from copied
 """
 
-# A new lineage too: a database put back from a backup counts its versions once more, for other data.
 _STEP_DATA_VERSION = """
 update state
 set data_version = data_version + 1,
     lineage = gen_random_uuid()
+"""
+
+# Entries without a user or a reason only remember, until the next run, that an event found nothing there.
+_FETCH_ANY_ENTRY = """
+select 1
+from ledger
+where user_id is not null or reason is not null
+limit 1
 """
 
 _STORE_RULES = """
@@ -234,129 +350,17 @@ copy stage from stdin (
 )
 """
 
-# The row of state makes commits serial. A batch is small beside the ledger, but the planner knows nothing of
-# temporary tables and would read the whole ledger to join them: 1.8 ms instead of 0.2 at 19,000 entries.
-_BEGIN_COMMIT = """
-update state set commits = commits + 1;
-set local enable_hashjoin = off;
-set local enable_mergejoin = off
+_SETTLE_STAGE = """
+select upserted, conflicts
+from pg_temp.settle(array(select s from stage s), cast(:bucket as text))
 """
 
-# Somebody settled the key after it was read here.
-_TAKE_CONFLICTS = """
-delete from stage s
-where s.expected <> coalesce((select l.revision from ledger l where l.key = s.key), 0)
-returning s.key
-"""
-
-# Whose a gone key was, so that this user is decided about too: the key may be of a former prefix.
-_NAME_GONE = """
-update stage s
-set user_id = l.user_id
-from ledger l
-where l.key = s.key and s.gone
-"""
-
-_HAVE_REJECTS_CHANGED = """
-select exists (
-    select 1
-    from stage s
-    left join ledger l on l.key = s.key
-    where (s.reason, s.detail) is distinct from (l.reason, l.detail)
-       or s.gone and l.duplicate
+_SETTLE = """
+select upserted, conflicts
+from pg_temp.settle(
+    array(select o from json_populate_recordset(cast(null as stage), cast(:outcomes as json)) o),
+    cast(:bucket as text)
 )
-"""
-
-_DELETE_ENTRIES = """
-delete from ledger l
-using stage s
-where l.key = s.key and s.gone
-"""
-
-_UPSERT_ENTRIES = """
-insert into ledger (
-    key, etag, revision, user_id, picture, first_name, last_name, birthts, reason, detail
-)
-select s.key, s.etag, state.commits, s.user_id, s.picture,
-       s.first_name, s.last_name, s.birthts, s.reason, s.detail
-from stage s, state
-where not s.gone
-on conflict (key) do update
-set etag = excluded.etag,
-    revision = excluded.revision,
-    user_id = excluded.user_id,
-    picture = excluded.picture,
-    first_name = excluded.first_name,
-    last_name = excluded.last_name,
-    birthts = excluded.birthts,
-    reason = excluded.reason,
-    detail = excluded.detail
-"""
-
-# The record of a user is the one with the smallest key, whether it is valid or not.
-_MARK_DUPLICATES = """
-with changed as (
-    update ledger l
-    set duplicate = not l.duplicate
-    from (
-        select key, duplicate, row_number() over (partition by user_id order by key) > 1 as is_duplicate
-        from ledger
-        where picture is null and user_id in (select user_id from stage)
-    ) found
-    where l.key = found.key and found.duplicate <> found.is_duplicate
-    returning 1
-)
-select count(*) from changed
-"""
-
-# The users to decide about, each with the picture that is theirs now.
-_FIND_TOUCHED = """
-insert into touched (user_id, img_path)
-select s.user_id, cast(:bucket as text) || '/' || (
-    select p.key
-    from ledger p
-    where p.user_id = s.user_id and p.picture is not null
-    order by p.picture, p.key
-    limit 1
-)
-from (select distinct user_id from stage where user_id is not null) s
-"""
-
-_UPSERT_USERS = """
-with changed as (
-    insert into users (user_id, first_name, last_name, birthdate, img_path)
-    select t.user_id, l.first_name, l.last_name,
-           timestamptz 'epoch' + l.birthts * interval '1 millisecond', t.img_path
-    from touched t
-    cross join lateral (
-        select *
-        from ledger
-        where user_id = t.user_id and picture is null and reason is null and not duplicate
-        limit 1  -- there is one at most; said, it keeps the planner from reading the whole ledger in order
-    ) l
-    order by t.user_id
-    on conflict (user_id) do update
-    set first_name = excluded.first_name,
-        last_name = excluded.last_name,
-        birthdate = excluded.birthdate,
-        img_path = excluded.img_path
-    where (users.first_name, users.last_name, users.birthdate, users.img_path)
-        is distinct from (excluded.first_name, excluded.last_name, excluded.birthdate, excluded.img_path)
-    returning 1
-)
-select count(*) from changed
-"""
-
-# For users whose record is rejected or gone: they keep what they had, but not a picture that went.
-_UPDATE_PICTURES = """
-with changed as (
-    update users u
-    set img_path = t.img_path
-    from touched t
-    where u.user_id = t.user_id and u.img_path is distinct from t.img_path
-    returning 1
-)
-select count(*) from changed
 """
 
 _FETCH_USERS_WITHOUT_RECORD = """

@@ -14,7 +14,7 @@ from process_users.ledger import Ledger
 from process_users.outputs import USERS, store_outputs
 from process_users.runs import Counts, Run, begin_run, end_run, record_progress, to_timestamp
 from process_users.settings import Settings
-from process_users.settling import remove_users, settle_changes
+from process_users.settling import Settler
 from serving.logs import log, log_error
 from serving.postgres import Connection, DatabaseUnavailableError
 
@@ -73,8 +73,9 @@ def settle_range(
     bucket = Bucket(settings.store, settings.source_bucket)
     try:
         changes = find_changes(key_range, settings.source_prefix, bucket, ledger, full=full, counts=counts)
+        settler = Settler(settings.source_prefix, bucket, ledger)
         while batch := list(islice(changes, BATCH_OBJECTS)):
-            counts.upserted += settle_changes(batch, settings.source_prefix, bucket, ledger)
+            counts.upserted += settler.settle_changes(batch)
             report()
     finally:
         bucket.close()
@@ -146,9 +147,10 @@ def _settle_all(
 
 def _remove_users(settings: Settings, ledger: Ledger, *, counts: Counts, report: Callable[[], None]) -> None:
     bucket, after = Bucket(settings.store, settings.source_bucket), ""
+    settler = Settler(settings.source_prefix, bucket, ledger)
     try:
         while user_ids := ledger.fetch_users_without_record(REMOVED_USERS, after=after):
-            upserted, removed = remove_users(user_ids, settings.source_prefix, bucket, ledger)
+            upserted, removed = settler.remove_users(user_ids)
             counts.upserted += upserted
             counts.removed += removed
             after = user_ids[-1]

@@ -1,73 +1,99 @@
 """Settling keys: read what each one is now, and commit that together with the users that follow from it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from process_users.batches import Outcome, build_batch, to_copy_text
+from process_users.batches import build_batch, to_copy_text
 from process_users.bucket import PAUSES_S, Bucket, Presence, Reading
 from process_users.changes import Change, to_dated_etag
 from process_users.keys import SourceKey, list_record_keys, parse_key
 from process_users.ledger import Ledger
+from process_users.outcomes import Outcome
 from process_users.records import MAX_BYTES, Reject, parse_record, reject_too_large
 
 LOCKED_OBJECTS = 32  # read while no other can commit: as many as are read at once
 LOCKED_PAUSES_S = PAUSES_S[:1]
 
 
-def settle_changes(changes: Iterable[Change], prefix: str, bucket: Bucket, ledger: Ledger) -> int:
-    """Read and commit one batch; returns how many users changed.
+@dataclass(frozen=True, slots=True)
+class Settler:
+    """Settles keys under a prefix of one bucket in one ledger; for one thread."""
 
-    What another commit settled after it was read here is read again, now with all other commits waiting.
-    """
-    outcomes = _read_outcomes(changes, bucket, pauses_s=PAUSES_S)
-    with ledger.commit():
-        applied = ledger.apply(to_copy_text(build_batch(outcomes)))
-    return applied.upserted + settle_keys(applied.conflicts, prefix, bucket, ledger)
+    prefix: str
+    bucket: Bucket
+    ledger: Ledger
+
+    def settle_changes(self, changes: Iterable[Change]) -> int:
+        """Read and commit one batch; returns how many users changed.
+
+        What another commit settled after it was read here is read again, now with all other commits waiting.
+        """
+        outcomes = self._read_outcomes(changes, pauses_s=PAUSES_S)
+        applied = self.ledger.settle_batch(to_copy_text(build_batch(outcomes)))
+        return applied.upserted + self._settle_locked(applied.conflicts)
+
+    def settle_keys(self, keys: Sequence[str]) -> int:
+        """Settle a few keys by what the bucket holds now; returns how many users changed."""
+        applied = self.ledger.settle(self._read_keys(keys, pauses_s=PAUSES_S))
+        return applied.upserted + self._settle_locked(applied.conflicts)
+
+    def settle_event(self, key: str) -> bool:
+        """Settle a key that something happened to; returns False when it is gone.
+
+        A key that is gone is remembered until the next run, so that who read it before cannot commit it now.
+        """
+        outcomes = _remember_gone(self._read_keys([key], pauses_s=PAUSES_S))
+        if self.ledger.settle(outcomes).conflicts:
+            with self.ledger.commit():
+                outcomes = _remember_gone(self._read_keys([key], pauses_s=LOCKED_PAUSES_S))
+                self.ledger.settle(outcomes)
+        return not any(outcome.is_blank for outcome in outcomes)
+
+    def remove_users(self, user_ids: Sequence[str]) -> tuple[int, int]:
+        """Remove users whose record is gone; returns how many changed instead, and how many were removed.
+
+        A record may have moved to a key that was passed before it came there, so each that it can have is
+        asked for once more.
+        """
+        keys = [key for user_id in user_ids for key in list_record_keys(user_id, self.prefix)]
+        upserted = self.settle_keys(keys)
+        return upserted, self.ledger.remove_users(user_ids)
+
+    def _settle_locked(self, keys: Sequence[str]) -> int:
+        """Settle keys while no other can commit, in parts, as others wait meanwhile."""
+        upserted = 0
+        for start in range(0, len(keys), LOCKED_OBJECTS):
+            with self.ledger.commit():
+                outcomes = self._read_keys(keys[start : start + LOCKED_OBJECTS], pauses_s=LOCKED_PAUSES_S)
+                upserted += self.ledger.settle(outcomes).upserted
+        return upserted
+
+    def _read_keys(self, keys: Sequence[str], *, pauses_s: Sequence[float]) -> list[Outcome]:
+        """Find out what keys are of which no listing says anything."""
+        revisions = self.ledger.fetch_revisions(keys)
+        changes = [Change(key, parse_key(key, self.prefix), None, revisions.get(key, 0)) for key in keys]
+        return self._read_outcomes(changes, pauses_s=pauses_s)
+
+    def _read_outcomes(self, changes: Iterable[Change], *, pauses_s: Sequence[float]) -> list[Outcome]:
+        """Find out what each key is, asking the bucket for those that the listing does not say it all of."""
+        outcomes: list[Outcome] = []
+        asked: dict[SourceKey, Change] = {}
+        for change in changes:
+            outcome = _judge_listed(change)
+            if outcome is not None:
+                outcomes.append(outcome)
+            elif change.source is not None:
+                asked[change.source] = change
+        for reading in self.bucket.read(asked, pauses_s=pauses_s):
+            outcome = _judge_reading(asked[reading.source], reading)
+            if outcome is not None:
+                outcomes.append(outcome)
+        return outcomes
 
 
-def settle_keys(keys: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> int:
-    """Settle keys by what the bucket holds now, while no other can commit; returns how many users changed.
-
-    They are few, or commit in parts: others wait meanwhile.
-    """
-    parts = (keys[start : start + LOCKED_OBJECTS] for start in range(0, len(keys), LOCKED_OBJECTS))
-    return sum(_settle_locked(part, prefix, bucket, ledger) for part in parts)
-
-
-def _settle_locked(keys: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> int:
-    with ledger.commit():
-        revisions = ledger.fetch_revisions(keys)
-        changes = [Change(key, parse_key(key, prefix), None, revisions.get(key, 0)) for key in keys]
-        outcomes = _read_outcomes(changes, bucket, pauses_s=LOCKED_PAUSES_S)
-        return ledger.apply(to_copy_text(build_batch(outcomes))).upserted
-
-
-def remove_users(user_ids: Sequence[str], prefix: str, bucket: Bucket, ledger: Ledger) -> tuple[int, int]:
-    """Remove users whose record is gone; returns how many changed instead, and how many were removed.
-
-    A record may have moved to a key that was passed before it came there, so each that it can have is asked
-    for once more.
-    """
-    keys = [key for user_id in user_ids for key in list_record_keys(user_id, prefix)]
-    upserted = settle_keys(keys, prefix, bucket, ledger)
-    return upserted, ledger.remove_users(user_ids)
-
-
-def _read_outcomes(changes: Iterable[Change], bucket: Bucket, *, pauses_s: Sequence[float]) -> list[Outcome]:
-    """Find out what each key is, asking the bucket for those that the listing does not say it all of."""
-    outcomes: list[Outcome] = []
-    asked: dict[SourceKey, Change] = {}
-    for change in changes:
-        outcome = _judge_listed(change)
-        if outcome is not None:
-            outcomes.append(outcome)
-        elif change.source is not None:
-            asked[change.source] = change
-    for reading in bucket.read(asked, pauses_s=pauses_s):
-        outcome = _judge_reading(asked[reading.source], reading)
-        if outcome is not None:
-            outcomes.append(outcome)
-    return outcomes
+def _remember_gone(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    return [Outcome(outcome.key, outcome.expected) if outcome.gone else outcome for outcome in outcomes]
 
 
 def _judge_listed(change: Change) -> Outcome | None:
@@ -88,10 +114,10 @@ def _judge_listed(change: Change) -> Outcome | None:
 
 
 def _judge_reading(change: Change, reading: Reading) -> Outcome | None:
-    """Return what a key was found to be when it was asked for, None when that changes nothing."""
+    """Return what a key was found to be when it was asked for, None when that could not be told."""
     source = reading.source
     if reading.presence is Presence.GONE:
-        return Outcome(change.key, change.expected, gone=True) if change.expected else None
+        return Outcome(change.key, change.expected, gone=True)
     is_record = source.user_id is not None and source.picture is None
     if reading.presence is Presence.UNREADABLE:
         unreadable = Reject("unreadable", "the object could not be read")

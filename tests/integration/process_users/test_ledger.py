@@ -1,12 +1,13 @@
 """The ledger over a real Postgres: what COPY reads back, and what one commit does."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from rig import Database
 
-from process_users.batches import Outcome, build_batch, to_copy_text
+from process_users.batches import build_batch, to_copy_text
 from process_users.ledger import Applied, Ledger, create_stage
+from process_users.outcomes import Outcome
 from serving.postgres import Connection
 from serving.settings import Environment, PostgresSettings
 
@@ -32,9 +33,26 @@ def ledger(database: Database) -> Iterator[Ledger]:
     connection.close()
 
 
-def apply(ledger: Ledger, *outcomes: Outcome) -> Applied:
+Apply = Callable[..., Applied]
+
+
+def settle_batch(ledger: Ledger, *outcomes: Outcome) -> Applied:
+    return ledger.settle_batch(to_copy_text(build_batch(outcomes)))
+
+
+def settle_few(ledger: Ledger, *outcomes: Outcome) -> Applied:
+    return ledger.settle(outcomes)
+
+
+def settle_few_locked(ledger: Ledger, *outcomes: Outcome) -> Applied:
     with ledger.commit():
-        return ledger.apply(to_copy_text(build_batch(outcomes)))
+        return ledger.settle(outcomes)
+
+
+@pytest.fixture(params=[settle_batch, settle_few, settle_few_locked])
+def apply(request: pytest.FixtureRequest) -> Apply:
+    """The ways to settle the same outcomes."""
+    return request.param
 
 
 def valid(key: str, expected: int = 0, name: str = "Ada", birthts: int = 0) -> Outcome:
@@ -46,7 +64,9 @@ def picture(key: str, expected: int = 0) -> Outcome:
     return Outcome(key, expected, etag="e", user_id=key.rpartition(".")[0], picture=0)
 
 
-def test_postgres_reads_back_what_was_written_whatever_it_holds(ledger: Ledger, database: Database):
+def test_postgres_reads_back_what_was_written_whatever_it_holds(
+    apply: Apply, ledger: Ledger, database: Database
+):
     outcomes = [valid(f"{text}.csv", name=text) for text in TRICKY]
     assert apply(ledger, *outcomes) == Applied(len(TRICKY), [])
     want = [[f"{text}.csv", text, text, text] for text in sorted(TRICKY, key=str.encode)]
@@ -66,7 +86,7 @@ def sorted_by_bytes(rows: list[list[str]]) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", [1, 2, 3, 5_000])
 def test_entries_come_in_the_order_of_bytes_in_pages_of_any_size(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, page: int
+    apply: Apply, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, page: int
 ):
     monkeypatch.setattr("process_users.ledger.ENTRIES_PAGE", page)
     keys = sorted(
@@ -78,13 +98,15 @@ def test_entries_come_in_the_order_of_bytes_in_pages_of_any_size(
     assert list(ledger.fetch_entries(keys[-1], None)) == []
 
 
-def test_every_commit_gives_its_keys_a_new_revision(ledger: Ledger):
+def test_every_commit_gives_its_keys_a_new_revision(apply: Apply, ledger: Ledger):
     apply(ledger, valid("1.csv"), valid("2.csv"))
     apply(ledger, valid("2.csv", 1))
     assert ledger.fetch_revisions(["1.csv", "2.csv", "3.csv"]) == {"1.csv": 1, "2.csv": 2}
 
 
-def test_a_key_that_another_commit_settled_is_left_out_and_reported(ledger: Ledger, database: Database):
+def test_a_key_that_another_commit_settled_is_left_out_and_reported(
+    apply: Apply, ledger: Ledger, database: Database
+):
     apply(ledger, valid("1.csv", name="First"), valid("2.csv", name="First"))
     got = apply(
         ledger,
@@ -100,7 +122,7 @@ def test_a_key_that_another_commit_settled_is_left_out_and_reported(ledger: Ledg
     ]
 
 
-def test_what_is_as_before_changes_no_version_and_no_user(ledger: Ledger, database: Database):
+def test_what_is_as_before_changes_no_version_and_no_user(apply: Apply, ledger: Ledger, database: Database):
     apply(ledger, valid("1.csv"), picture("1.png"), Outcome("bad.csv", 0, user_id="bad", reason="row_count"))
     versions = "select data_version, rejects_version from state"
     before = database.run(versions)
@@ -109,7 +131,7 @@ def test_what_is_as_before_changes_no_version_and_no_user(ledger: Ledger, databa
     assert database.run(versions) == before
 
 
-def test_a_rehearsal_works_on_copies(ledger: Ledger, database: Database):
+def test_a_rehearsal_works_on_copies(apply: Apply, ledger: Ledger, database: Database):
     apply(ledger, valid("1.csv"), valid("2.csv"))
     before = (
         database.run("select * from ledger order by key"),
@@ -125,7 +147,7 @@ def test_a_rehearsal_works_on_copies(ledger: Ledger, database: Database):
     assert database.run("select commits, data_version from state") == [[1, 1]]
 
 
-def test_a_commit_that_fails_leaves_nothing(ledger: Ledger, database: Database):
+def test_a_commit_that_fails_leaves_nothing(apply: Apply, ledger: Ledger, database: Database):
     with pytest.raises(LookupError):
         apply_and_fail(ledger)
     assert database.run("select from ledger") == database.run("select from users") == []
@@ -134,5 +156,26 @@ def test_a_commit_that_fails_leaves_nothing(ledger: Ledger, database: Database):
 
 def apply_and_fail(ledger: Ledger) -> None:
     with ledger.commit():
-        ledger.apply(to_copy_text(build_batch([valid("1.csv")])))
+        ledger.settle([valid("1.csv")])
         raise LookupError
+
+
+def test_what_an_event_found_gone_is_remembered_and_is_nobodys(
+    apply: Apply, ledger: Ledger, database: Database
+):
+    apply(ledger, valid("1.CSV", name="First"), valid("1.csv", name="Second"), picture("1.png"))
+    got = apply(ledger, Outcome("1.csv", 1), Outcome("1.png", 1), Outcome("never.csv", 0))
+    assert got == Applied(1, [])
+    assert database.run("select first_name, img_path from users") == [["First", None]]
+    assert database.run("select from rejects") == []
+    assert database.run("select rejects_version from state") == [[2]]
+    assert apply(ledger, valid("never.csv", 0)) == Applied(0, ["never.csv"])
+    apply(ledger, *(Outcome(key, 2, gone=True) for key in ("1.csv", "1.png", "never.csv")))
+    assert [entry.key for entry in ledger.fetch_entries("", None)] == ["1.CSV"]
+
+
+def test_a_ledger_that_remembers_only_what_is_gone_is_empty(apply: Apply, ledger: Ledger):
+    apply(ledger, valid("1.csv"))
+    assert not ledger.is_empty()
+    apply(ledger, Outcome("1.csv", 1))
+    assert ledger.is_empty()
