@@ -175,6 +175,20 @@ def test_age_filters_go_by_todays_utc_date(client: FlaskClient, database: Databa
     assert list(document(client.get("/data?min_age=0&max_age=150"))) == ["new", "old"]
 
 
+def test_filters_and_figures_agree_on_who_is_yet_to_be_born(client: FlaskClient, database: Database):
+    """Such a record is valid when the store's clock was ahead on the day that it was stored."""
+    insert(database, "soon", born=datetime.now(UTC) + 2 * DAY)
+    insert(database, "old")
+    assert list(document(client.get("/data?min_age=0"))) == ["old", "soon"]
+    assert list(document(client.get("/data?max_age=0"))) == ["soon"]
+    assert list(document(client.get("/data?min_age=1"))) == ["old"]
+    got = document(client.get("/stats?min_age=0&max_age=0"))
+    assert (got["count"], got["average_age"]) == (1, 0)
+    assert got["ages"] == [{"min_age": 0, "max_age": 9, "count": 1}]
+    page = client.get("/?max_age=0", headers={"Accept": "text/html"}).text
+    assert "-1" not in re.findall(r"<td[^>]*>([^<]*)</td>", page)
+
+
 # -------------------------------------------------------------------------------------------------- paging
 
 

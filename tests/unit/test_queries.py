@@ -13,6 +13,7 @@ HOSTILE = "'; drop table users; --"
 # filter, its conditions, their parameters
 WHERE = [
     (Filter(), "", {}),
+    (Filter(min_age=0), "", {}),  # everybody: nobody has completed less
     (Filter(is_image_exists=True), "where img_path is not null", {}),
     (Filter(is_image_exists=False), "where img_path is null", {}),
     (

@@ -39,6 +39,11 @@ GOOD = [
     ("quotes in quotes", HEADER + '"""Ada""", King, 0', Record('"Ada"', "King", 0)),
     ("quotes alone", HEADER + '"""", King, 0', Record('"', "King", 0)),
     ("blanks in quotes are stripped too", HEADER + '" Ada ", " King ", " 0 "', Record("Ada", "King", 0)),
+    (
+        "blanks of any kind are stripped",
+        HEADER + "\u3000Ada\xa0, \u2003\tKing\u2028, 0\u202f",
+        Record("Ada", "King", 0),
+    ),
     ("NA and null are names", HEADER + "NA, null, 0", Record("NA", "null", 0)),
     ("None and nan are names", HEADER + "None, nan, 0", Record("None", "nan", 0)),
     ("digits are names", HEADER + "007, 1e12, 0", Record("007", "1e12", 0)),
@@ -98,6 +103,7 @@ BAD = [
     ("first_name;last_name;birthts\nAda;King;0", "column_missing", "the column first_name is missing"),
     ("first_name,last name,birthts\nAda,King,0", "column_missing", "the column last_name is missing"),
     ("first_name,last_name\nAda,King", "column_missing", "the column birthts is missing"),
+    ('"first_name\n",last_name,birthts\nAda,King,0', "column_missing", "the column first_name is missing"),
     (
         "first_name,last_name,birthts,First_Name \nAda,King,0,Ada",
         "column_repeated",
@@ -116,13 +122,30 @@ BAD = [
     (HEADER + '"A\nda", King, 0', "name_control", "first_name has control characters"),
     (HEADER + "Ada, Ki\tng, 0", "name_control", "last_name has control characters"),
     (HEADER + "Ada, Ki\x00ng, 0", "name_control", "last_name has control characters"),
+    *(
+        (HEADER + body, "name_control", f"{column} has control characters")
+        for column, body in (
+            *(("first_name", '"Ada\n", King, 0'), ("first_name", '"\r\n", King, 0')),
+            *(("last_name", "Ada, \x0bKing, 0"), ("last_name", "Ada, King\x1f, 0")),
+            *(("last_name", "Ada, King\x85, 0"), ("last_name", "Ada, King \x0c , 0")),
+        )
+    ),
     (HEADER + "A\x85da, King, 0", "name_control", "first_name has control characters"),
     (HEADER + "A\x7fda, King, 0", "name_control", "first_name has control characters"),
     *(
         (HEADER + f"Ada, King, {birthts}", "birthts_malformed", NO_DIGITS)
         for birthts in (
             *("", "NA", "+1", "1.0", "1e12", "0x10", "1_000", "- 1", "--1", "1 000", "1990-01-01"),
-            *("1234567890123456", "-1234567890123456", "\u0661\u0662", "١", "1\u00b2"),  # noqa: RUF001
+            *(
+                "1234567890123456",
+                "-1234567890123456",
+                "0\x1f",
+                "\x0b0",
+                '"0\n"',
+                "\u0661\u0662",
+                "١",
+                "1\u00b2",
+            ),  # noqa: RUF001
         )
     ),
     (HEADER + f"Ada, King, {LAST_MS + 1}", "birthts_out_of_range", NO_DAY),
@@ -269,7 +292,7 @@ def read_with_csv_module(text: str) -> list[list[str]] | None:
         rows = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True))
     except csv.Error:
         return None
-    return [[cell.strip() for cell in row] for row in rows if row]
+    return [[cell.strip(" ") for cell in row] for row in rows if row]
 
 
 def read_rfc_4180(text: str) -> list[list[str]] | None:
@@ -281,7 +304,7 @@ def read_rfc_4180(text: str) -> list[list[str]] | None:
         start = place + len(text[place:]) - len(text[place:].lstrip(" ")) if row else place
         cell, place = read_quoted(text, start) if text[start : start + 1] == '"' else read_plain(text, start)
         is_empty_line = not row and place == start
-        row.append(cell.strip())
+        row.append(cell.strip(" "))
         ending = text[place : place + 1]
         if ending not in ("", ",", "\r", "\n"):
             return None

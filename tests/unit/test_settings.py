@@ -132,9 +132,9 @@ def test_secrets_are_not_shown():
 
 
 def test_the_rules_of_a_ledger_name_version_bucket_and_prefix():
-    assert Settings.from_env(LEAST).rules == "1 src-data/"
+    assert Settings.from_env(LEAST).rules == "2 src-data/"
     changed = Settings.from_env({**LEAST, "SOURCE_BUCKET": "in", "SOURCE_PREFIX": "a/"})
-    assert changed.rules == "1 in/a/"
+    assert changed.rules == "2 in/a/"
 
 
 def test_an_address_with_credentials_is_refused_without_being_shown() -> None:

@@ -19,8 +19,8 @@ def born_before(age: int, today: date) -> date:
 
 
 def to_age(born: date, today: date) -> int:
-    """Return how many years are completed today, by the same rule."""
-    return today.year - born.year - ((today.month, today.day) < (born.month, born.day))
+    """Return how many years are completed today, by the same rule; none before the birth."""
+    return max(0, today.year - born.year - ((today.month, today.day) < (born.month, born.day)))
 
 
 def decade_counts(counts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -79,7 +79,7 @@ class Answers:
 
 
 def send_head(representation: Representation, etag: str) -> Response:
-    """Answer what an export would be; no length, as to know it the export would have to be made."""
+    """Answer what an export would be; no length or encoding, which only the export itself can tell."""
     return _describe(Response(iter(())), representation.format, etag, gzip=False)
 
 

@@ -181,7 +181,7 @@ def _build_where(asked: Filter, today: date) -> tuple[LiteralString, dict[str, o
     parameters: dict[str, object] = {}
     if asked.is_image_exists is not None:
         conditions.append("img_path is not null" if asked.is_image_exists else "img_path is null")
-    if asked.min_age is not None:
+    if asked.min_age:  # nobody has completed less than no year, not even who is yet to be born
         conditions.append("birthdate < cast(:born_before as timestamptz)")
         parameters["born_before"] = _to_moment(born_before(asked.min_age, today))
     if asked.max_age is not None:
