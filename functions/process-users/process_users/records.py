@@ -12,7 +12,7 @@ RULES_VERSION = "2"
 MAX_BYTES = 65_536
 MAX_NAME_CHARACTERS = 200
 COLUMNS = ("first_name", "last_name", "birthts")
-# Unicode's white space, but of its control characters the tab alone: str.strip() would drop the others unseen.
+# White space, but of the control characters the tab alone: str.strip() would drop the others unseen.
 _BLANKS = (
     "\t \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
