@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +39,11 @@ class Run:
         return self.output.read_text()
 
     def started(self) -> dict[str, psutil.Process]:
-        entries = json.loads((self.directory / "processes.json").read_text())
-        return {entry["name"]: psutil.Process(entry["pid"]) for entry in entries}
+        found = {}
+        for entry in json.loads((self.directory / "processes.json").read_text()):
+            with suppress(psutil.NoSuchProcess):  # ended since it was written
+                found[entry["name"]] = psutil.Process(entry["pid"])
+        return found
 
     def status(self, path: str, method: str = "GET") -> int:
         url = read_variables(self.directory / "env")["ROLLCALL_URL"]
@@ -116,6 +120,8 @@ class Runs:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Runs]:
+    # What a shell starts in the background ignores Ctrl-C, and so would what is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     place = Path(tempfile.mkdtemp(prefix="rollcall-test-"))
     runs = Runs(place / "run", tmp_path)
     try:
