@@ -21,6 +21,7 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "select * from runs": ("process_users", "get_data", "reader"),
     "select * from ledger": ("process_users", "reader"),
     "select * from rejects": ("process_users", "get_data", "reader"),
+    "select * from due": ("process_users", "get_data", "reader"),
     "insert into users (user_id, first_name, last_name, birthdate) values ('x', 'x', 'x', now())": (
         "process_users",
     ),

@@ -132,12 +132,13 @@ def check_store() -> None:
 
 def look() -> list[Gauge]:
     """Return the figures for /metrics."""
-    ended, seconds, listed, rejected = _read(fetch_figures)
+    ended, seconds, listed, rejected, due = _read(fetch_figures)
     return [
         Gauge("rollcall_last_success_timestamp_seconds", "When the last good run ended, 0: never", ended),
         Gauge("rollcall_last_success_seconds", "How long the last good run took", seconds),
         Gauge("rollcall_listed_objects", "What the last good run found in the bucket", listed),
         Gauge("rollcall_rejected_objects", "Objects that are rejected now", rejected),
+        Gauge("rollcall_due_objects", "Objects that the next run reads again, changed or not", due),
     ]
 
 

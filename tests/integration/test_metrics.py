@@ -103,7 +103,22 @@ def test_runs_are_counted_by_how_they_end(database: Database, bucket: Bucket, st
     assert got["rollcall_runs_total", (("result", "ok"),)] == 2
     ended = database.run("select extract(epoch from max(ended_at)) from runs")[0][0]
     assert got["rollcall_last_success_timestamp_seconds", ()] == pytest.approx(float(ended))
-    assert got["rollcall_rejected_objects", ()] == 0
+    assert (got["rollcall_rejected_objects", ()], got["rollcall_due_objects", ()]) == (0, 0)
+
+
+def test_objects_are_due_that_could_not_be_read(database: Database, start_function: StartFunction):
+    database.run(
+        """
+        insert into ledger (key, etag, revision, user_id, reason) values
+            ('1.csv', 'e', 1, '1', null),
+            ('2.csv', null, 1, '2', 'unreadable'),
+            ('3.csv', 'e', 1, '3', 'row_count'),
+            ('4.csv', null, 1, null, null)
+        """
+    )
+    function = start_function("process-users", database.env("process_users"))
+    got = read_metrics(function)
+    assert (got["rollcall_rejected_objects", ()], got["rollcall_due_objects", ()]) == (2, 1)
 
 
 def test_without_postgres_the_counts_are_told_still(database: Database):

@@ -82,8 +82,8 @@ def fetch_run(connection: Connection, run_id: int) -> dict[str, Any] | None:
     return _to_document(rows[0]) if rows else None
 
 
-def fetch_figures(connection: Connection) -> tuple[float, float, int, int]:
-    """Return when the last good run ended (Unix time, 0: never), its seconds, what it listed, rejects now."""
+def fetch_figures(connection: Connection) -> tuple[float, float, int, int, int]:
+    """Return the last good run: end (Unix time, 0: never), seconds, objects; then rejects and dues now."""
     rows = connection.run_prepared(_SELECT_FIGURES)
     return tuple(rows[0])  # pyright: ignore[reportReturnType]  as the statement says
 
@@ -164,7 +164,8 @@ _SELECT_FIGURES = """
 select cast(coalesce(extract(epoch from ended_at), 0) as float8),
        cast(coalesce(extract(epoch from ended_at - started_at), 0) as float8),
        coalesce(listed, 0),
-       (select count(*) from rejects)
+       (select count(*) from rejects),
+       (select count(*) from due)
 from (values (1)) as always
 left join lateral (
     select started_at, ended_at, listed
