@@ -20,13 +20,16 @@ upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... 
 	@ENV_FILE="$(ENV_FILE)" $(RUN_PY) -m rollcall.upload "$(DIR)"
 
 test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
-	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose and not browser" tests/unit tests/integration tests/e2e
-test-browser: $(VENV)/.tests ## the tests of the page in Chromium (CHROMIUM, /usr/bin/chromium)
-	"$(VENV)/bin/python" -m pytest -m browser tests/e2e
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose and not browser" tests/unit tests/integration tests/e2e tests/hostile
+test-browser: $(VENV)/.tests ## the tests in Chromium (CHROMIUM, /usr/bin/chromium)
+	"$(VENV)/bin/python" -m pytest -m browser tests/e2e tests/hostile
 test-compose: $(VENV)/.tests docker ## the end-to-end tests of the compose stack
 	"$(VENV)/bin/python" -m pytest -m compose tests/e2e
 test-faults: $(VENV)/.tests ## crashes, races and random histories; FAULTS_HISTORIES, FAULTS_KILLS and FAULTS_STEPS_APART make it shorter
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/faults
+test-hostile: $(VENV)/.tests ## junk, cut exports, slow clients and attackers, at length; make test has a short form of it
+	HOSTILE_CUTS=100 HOSTILE_REQUESTS=10000 HOSTILE_RECORDS_A_KIND=40 \
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/hostile
 bench: $(VENV)/.tests ## measure what is promised about speed and memory
 	"$(VENV)/bin/python" -m pytest -s tests/bench
 lint: $(VENV)/.tests ## ruff and basedpyright
@@ -61,4 +64,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload test test-browser test-compose test-faults bench lint format local-up local-down local-reset local-logs docker env requirements clean
+.PHONY: help run upload test test-browser test-compose test-faults test-hostile bench lint format local-up local-down local-reset local-logs docker env requirements clean

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from pg8000.native import identifier
 from rig import (
     REPOSITORY,
     Bucket,
+    Count,
     Database,
     StartFunction,
     Store,
@@ -91,3 +92,24 @@ def start_function(tmp_path: Path) -> Iterator[StartFunction]:
     """Start a function by its folder's name with these settings; all of them stop with the test."""
     with ExitStack() as stack:
         yield lambda name, env: stack.enter_context(run_function(name, env, home=tmp_path / name))
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Count:
+    """Note numbers that are printed at the end."""
+
+    def note(**numbers: object) -> None:
+        for name, number in numbers.items():
+            record_property(name, number)
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the counts of each test, whichever process ran it."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    for report in reports:
+        numbers = dict(getattr(report, "user_properties", ()))
+        if numbers and getattr(report, "when", "") == "call":
+            text = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in numbers.items())
+            terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {text}")

@@ -180,6 +180,7 @@ class Function:
 
 
 StartFunction = Callable[[str, Mapping[str, str]], Function]
+Count = Callable[..., None]  # notes numbers by name, which are printed at the end
 
 
 @contextmanager
