@@ -25,8 +25,11 @@ test-browser: $(VENV)/.tests ## the tests in Chromium (CHROMIUM, /usr/bin/chromi
 	"$(VENV)/bin/python" -m pytest -m browser tests/e2e tests/hostile
 test-compose: $(VENV)/.tests docker ## the end-to-end tests of the compose stack
 	"$(VENV)/bin/python" -m pytest -m compose tests/e2e
-test-faults: $(VENV)/.tests ## crashes, races and random histories; FAULTS_HISTORIES, FAULTS_KILLS and FAULTS_STEPS_APART make it shorter
-	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/faults
+test-faults: $(VENV)/.tests ## crashes, races, outages, random histories and a soak, at length: about an hour
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal tests/faults
+test-faults-short: $(VENV)/.tests ## some of each of them, in minutes
+	FAULTS_HISTORIES=40 FAULTS_KILLS=12 FAULTS_STEPS_APART=9 FAULTS_OUTAGES=18 FAULTS_SOAK_S=30 FAULTS_READERS=40 \
+	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal tests/faults
 test-hostile: $(VENV)/.tests ## junk, cut exports, slow clients and attackers, at length; make test has a short form of it
 	HOSTILE_CUTS=100 HOSTILE_REQUESTS=10000 HOSTILE_RECORDS_A_KIND=40 \
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/hostile
@@ -64,4 +67,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload test test-browser test-compose test-faults test-hostile bench lint format local-up local-down local-reset local-logs docker env requirements clean
+.PHONY: help run upload test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs docker env requirements clean

@@ -18,10 +18,11 @@ from rig import (
     database_of,
     prepare_database,
     run_function,
+    run_store,
 )
 
 from rollcall import database as preparation
-from rollcall.servers import Key, Postgres, embedded_postgres, minio_s3, rclone_s3
+from rollcall.servers import Key, Postgres, embedded_postgres
 
 TEMPLATE = "template_rollcall"
 STORES = ("rclone", "minio") if os.environ.get("MINIO_BINARY") else ("rclone",)
@@ -66,13 +67,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """An S3 store; a real MinIO as well when MINIO_BINARY names one."""
     directory = tmp_path_factory.mktemp(request.param)
     key = Key(f"root{secrets.token_hex(4)}", secrets.token_urlsafe(16))
-    with ExitStack() as stack:
-        if request.param == "minio":
-            server = stack.enter_context(
-                minio_s3(directory, binary=Path(os.environ["MINIO_BINARY"]), root=key)
-            )
-        else:
-            server = stack.enter_context(rclone_s3(directory, keys=[key]))
+    with run_store(request.param, directory, key) as server:
         yield Store(request.param, server.port, key)
 
 

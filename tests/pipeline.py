@@ -33,9 +33,8 @@ PNG = b"\x89PNG\r\n\x1a\n"
 GATE = 4_711  # of pg_advisory_lock: what the trigger of `Pipeline.stopping_at` waits for
 
 # For what does not depend on the store: a real MinIO when MINIO_BINARY names one.
-ONE_STORE = pytest.mark.parametrize(
-    "store", ["minio" if os.environ.get("MINIO_BINARY") else "rclone"], indirect=True
-)
+BEST_STORE = "minio" if os.environ.get("MINIO_BINARY") else "rclone"
+ONE_STORE = pytest.mark.parametrize("store", [BEST_STORE], indirect=True)
 
 User = tuple[str, str, str, int, str | None]
 

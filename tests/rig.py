@@ -1,5 +1,6 @@
 """What the tests run against: a database, buckets, and functions under the framework's own server."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from pg8000.native import Connection as Driver
 from rollcall import database as preparation
 from rollcall.ports import HOST
 from rollcall.processes import Program
-from rollcall.servers import Key, Postgres, http_status, script, serving
+from rollcall.servers import Key, Postgres, Rclone, http_status, minio_s3, rclone_s3, script, serving
+from rollcall.servers import Minio as MinioServer
 from serving.settings import PostgresSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -113,6 +115,17 @@ class Store:
             secure=False,
             region=REGION,
         )
+
+
+@contextmanager
+def run_store(kind: str, directory: Path, key: Key) -> Iterator[MinioServer | Rclone]:
+    """Run an S3 store over a directory until the end of the block."""
+    if kind == "minio":
+        with minio_s3(directory, binary=Path(os.environ["MINIO_BINARY"]), root=key) as minio:
+            yield minio
+    else:
+        with rclone_s3(directory, keys=[key]) as rclone:
+            yield rclone
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,14 @@ from serving.parameters import parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
 from serving.problems import ProblemError
 from serving.settings import SettingsError
+from serving.workers import end_with_server
 
 try:
     SETTINGS = Settings.from_env(os.environ)
 except SettingsError as error:
     raise SystemExit(f"get-data: {error}") from error
 configure("get-data", SETTINGS.serving.log_level)
+end_with_server()
 
 ANSWERS = Answers(exports=SETTINGS.exports, export_max_s=SETTINGS.export_max_s)
 POLICY = build_policy(SETTINGS.public_endpoint)

@@ -23,6 +23,7 @@ from serving.parameters import integer_parser, parse_boolean, parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
 from serving.problems import ProblemError
 from serving.settings import SettingsError
+from serving.workers import end_with_server
 
 if TYPE_CHECKING:
     from process_users.run import Options
@@ -32,6 +33,7 @@ try:
 except SettingsError as error:
     raise SystemExit(f"process-users: {error}") from error
 configure("process-users", SETTINGS.serving.log_level)
+end_with_server()
 
 T = TypeVar("T")
 SHOWN_RUNS = 20

@@ -80,8 +80,11 @@ class Model:
 
     def run(self, *, remove: bool) -> None:
         """Take over what the bucket says, as a run that ends well does."""
-        for user_id in {*self.people, *self.user_ids()}:
+        owners = self.user_ids()
+        for user_id in owners:
             self.settle(user_id, remove=remove)
+        if remove:
+            self.people = {user_id: self.people[user_id] for user_id in self.people if user_id in owners}
 
     def settle(self, user_id: str, *, remove: bool) -> None:
         """Take over what the bucket says of one user."""
@@ -113,7 +116,11 @@ class Model:
 
     def users(self) -> dict[str, tuple[Person, str | None]]:
         """Return the table by user id: the person, and the key of the picture."""
-        return {user_id: (self.people[user_id], self.picture(user_id)) for user_id in self.people}
+        owners = self.user_ids()
+        return {
+            user_id: (person, self.picture(user_id) if user_id in owners else None)
+            for user_id, person in self.people.items()
+        }
 
     def rejects(self) -> dict[str, str]:
         """Return the reason of each rejected key."""

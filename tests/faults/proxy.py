@@ -4,11 +4,13 @@ An exchange is what a client sends until it is answered: an SQL statement or a p
 request. Both protocols take turns on a connection, so nothing of them needs to be parsed.
 """
 
+import ctypes
 import re
 import selectors
 import socket
+import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -17,6 +19,11 @@ from rollcall.ports import HOST
 WORDS = re.compile(rb"[ -~\n]{4,}")
 LONGEST_S = 20  # that anything waits for a test
 CHUNK = 1 << 16
+# A filter that lets no packet in, for SO_ATTACH_FILTER: what is sent is not even acknowledged, as when a
+# cable was pulled out. Anybody may do that to a socket of their own (Linux).
+_NOTHING = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET of 0 bytes
+_LET_NOTHING_IN = struct.pack("HL", 1, ctypes.addressof(_NOTHING))
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 GOODBYE = b"X\x00\x00\x00\x04"  # of Postgres' protocol: nobody waits for an answer to it
 
 
@@ -121,6 +128,7 @@ class Proxy:
         self._listener = socket.create_server((HOST, 0), backlog=128)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._is_unplugged = False
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -134,6 +142,20 @@ class Proxy:
             for connection in self._open:
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def unplug(self) -> None:
+        """Pull out the cables to both sides: no packet comes through, and nobody is told."""
+        with self._lock:
+            self._is_unplugged = True
+            _let_nothing_in({self._listener, *self._open})
+
+    def plug_in(self) -> None:
+        """Put them back."""
+        with self._lock:
+            self._is_unplugged = False
+            for connection in {self._listener, *self._open}:
+                with suppress(OSError):
+                    connection.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def close(self) -> None:
         """End everything; nothing of it is left running."""
@@ -165,11 +187,18 @@ class Proxy:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._open |= pair
+                if self._is_unplugged:
+                    _let_nothing_in(pair)
             try:
                 _take_turns(client, server, self._tap)
             finally:
                 with self._lock:
                     self._open -= pair
+
+
+def _let_nothing_in(connections: Iterable[socket.socket]) -> None:
+    for connection in connections:
+        connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _LET_NOTHING_IN)
 
 
 def _take_turns(client: socket.socket, server: socket.socket, tap: Tap) -> None:

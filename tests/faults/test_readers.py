@@ -1,0 +1,164 @@
+"""Two hundred readers while runs and events commit: each answer is of one moment, pages leave nobody out."""
+
+import csv
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any
+
+import urllib3
+from faults.amounts import READERS
+from faults.events import send
+from faults.model import record
+from pipeline import ONE_STORE, Pipeline
+from rig import StartFunction
+
+pytestmark = ONE_STORE
+# Users of three kinds, one among the other: of the first, all get another name in one commit of a run; of the
+# second, some in events; the others are never touched. More than one chunk of an export.
+MOVING = [f"{number:04}m" for number in range(700)]
+TOLD = [f"{number:04}e" for number in range(20)]
+STILL = [f"{number:04}s" for number in range(700)]
+EVERYBODY = sorted([*MOVING, *TOLD, *STILL])
+COMMITS = 4
+PAGE_USERS = 97
+FORMATS = ("json", "csv", "ndjson")
+
+Names = list[tuple[str, str]]  # user id and first name, in the order of the answer
+
+
+@dataclass(slots=True)
+class Library:
+    """A bucket that changes, and readers of what is served of it."""
+
+    pipeline: Pipeline
+    url: str
+    closed: threading.Event = field(default_factory=threading.Event)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def change(self, name: str, user_ids: list[str]) -> None:
+        file = record(name)
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda user_id: self.pipeline.put(f"{user_id}.csv", file.body), user_ids))
+
+    def commit(self) -> None:
+        """Commit another name for all who move, again and again."""
+        for number in range(1, COMMITS + 1):
+            self.change(f"Name {number}", MOVING)
+            assert self.pipeline.run()["upserted"] >= len(MOVING)
+            self.counts["runs"] += 1
+
+    def tell(self) -> None:
+        """Commit events as long as anybody reads."""
+        client = self.pipeline.client(LOG_LEVEL="error")
+        for number, user_id in enumerate(itertools.cycle(TOLD)):
+            if self.closed.wait(0.02):
+                return
+            self.pipeline.put(f"{user_id}.csv", record(f"Event {number}").body)
+            assert send(client, self.pipeline.bucket.source, f"{user_id}.csv") == 204
+            self.counts["events"] += 1
+
+    def read(self, number: int) -> None:
+        """Read all users again and again, by pages or at once."""
+        seen = 0
+        with urllib3.PoolManager(retries=False, timeout=60) as pool:
+            while True:
+                if number % 2:
+                    names = [name for page in self.read_pages(pool) for name in page]
+                    self.counts["pagers_rounds"] += 1
+                else:
+                    names = self.read_all(pool, FORMATS[number // 2 % 3])
+                    self.counts["exports"] += 1
+                    self.check_moment(names)
+                assert [user_id for user_id, _ in names] == EVERYBODY, "somebody is missing, or there twice"
+                assert {name for user_id, name in names if user_id in STILL_IDS} == {"Still"}
+                latest = max(int(name.removeprefix("Name ")) for user_id, name in names if user_id[-1] == "m")
+                assert latest >= seen, "an answer is older than the one before it"
+                seen = latest
+                if self.closed.is_set():
+                    return
+
+    def read_pages(self, pool: urllib3.PoolManager) -> Iterator[Names]:
+        """Follow the links from page to page."""
+        target: str | None = f"/data?limit={PAGE_USERS}"
+        while target:
+            response = pool.request("GET", self.url + target)
+            assert response.status == 200, response.data
+            names = parse_json(response.data)
+            self.check_moment(names)
+            self.counts["pages"] += 1
+            yield names
+            link = response.headers.get("Link", "")
+            target = link.partition("<")[2].partition(">")[0] or None
+
+    def read_all(self, pool: urllib3.PoolManager, form: str) -> Names:
+        """Read an export, as soon as there is a place for one."""
+        while True:
+            response = pool.request("GET", f"{self.url}/data?format={form}")
+            if response.status == 200:
+                return {"json": parse_json, "csv": parse_csv, "ndjson": parse_ndjson}[form](response.data)
+            assert response.json()["code"] == "exports_busy"
+            self.counts["busy"] += 1
+            time.sleep(0.5)
+
+    def check_moment(self, names: Names) -> None:
+        """Check that who is changed in one commit has one name."""
+        moving = {name for user_id, name in names if user_id[-1] == "m"}
+        assert len(moving) <= 1, f"an answer is of two moments: {moving}"
+
+
+STILL_IDS = frozenset(STILL)
+
+
+def parse_json(body: bytes) -> Names:
+    """Parse an answer, keeping a member that is there twice."""
+    pairs = json.loads(body, object_pairs_hook=list)
+    return [(user_id, dict(user)["first_name"]) for user_id, user in pairs]
+
+
+def parse_ndjson(body: bytes) -> Names:
+    users = map(json.loads, body.splitlines())
+    return [(user["user_id"], user["first_name"]) for user in users]
+
+
+def parse_csv(body: bytes) -> Names:
+    return [(row["user_id"], row["first_name"]) for row in csv.DictReader(StringIO(body.decode()))]
+
+
+def test_each_of_two_hundred_readers_sees_one_moment_while_runs_and_events_commit(
+    pipeline: Pipeline, start_function: StartFunction, count: Any
+):
+    env = {**pipeline.database.env("get_data"), "WORKERS": "2", "THREADS": "16"}
+    library = Library(pipeline, start_function("get-data", env).url)
+    library.change("Still", STILL)
+    library.change("Event", TOLD)
+    library.change("Name 0", MOVING)
+    pipeline.run()
+    with ThreadPoolExecutor(READERS + 1) as threads:
+        acting = [threads.submit(closing(library, library.read), number) for number in range(READERS)]
+        acting.append(threads.submit(closing(library, library.tell)))
+        closing(library, library.commit)()
+        for actor in acting:
+            actor.result(120)
+    count(readers=READERS, **library.counts)
+
+
+def closing(library: Library, act: Callable[..., None]) -> Callable[..., None]:
+    """Let somebody act; the library closes when the one who commits is done, or anybody fails."""
+
+    def acting(*args: object) -> None:
+        try:
+            act(*args)
+        except BaseException:
+            library.closed.set()
+            raise
+        if act == library.commit:
+            library.closed.set()
+
+    return acting
