@@ -18,6 +18,8 @@ run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C
 	@exec $(RUN_PY) -m rollcall.run
 upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... into the source bucket
 	@ENV_FILE="$(ENV_FILE)" $(RUN_PY) -m rollcall.upload "$(DIR)"
+process: $(VENV)/.runtime ## have a run done now and watch it; QUERY=dry_run=true, QUERY=full=true
+	@ENV_FILE="$(ENV_FILE)" $(RUN_PY) -m rollcall.process
 
 test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose and not browser" tests/unit tests/integration tests/e2e tests/hostile
@@ -67,4 +69,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs docker env requirements clean
+.PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs docker env requirements clean

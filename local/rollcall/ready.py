@@ -202,11 +202,18 @@ def keep_env_file_true(env_file: Path, containers: Sequence[Container]) -> bool:
     """Let the settings file name the ports that are really in use, for others; True when it did not."""
     ports = {port: address for container in containers for port, address in container.ports.items()}
     text = env_file.read_text(encoding="utf-8")
-    new = re.sub(r"(?m)^MINIO_ENDPOINT=.*$", f"MINIO_ENDPOINT=http://{ports['9000/tcp']}", text)
-    new = re.sub(r"(?m)^PGPORT=.*$", f"PGPORT={ports['5432/tcp'].rpartition(':')[2]}", new)
+    new = set_variable(text, "ROLLCALL_URL", f"http://{ports['8080/tcp']}")
+    new = set_variable(new, "MINIO_ENDPOINT", f"http://{ports['9000/tcp']}")
+    new = set_variable(new, "PGPORT", ports["5432/tcp"].rpartition(":")[2])
     if new != text:
         env_file.write_text(new, encoding="utf-8")
     return new != text
+
+
+def set_variable(text: str, name: str, value: str) -> str:
+    """Give a variable of the settings file another value; a file from before it was thought of gets it."""
+    new, found = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
+    return new if found else f"{text.rstrip()}\n{name}={value}\n"
 
 
 def print_addresses(env_file: Path, containers: Sequence[Container]) -> None:

@@ -188,6 +188,7 @@ class Stack:
         """What another client needs: the uploader's access to the buckets, the reader's to the table."""
         return {
             "ROLLCALL_URL": self.url,
+            "API_TOKEN": self.settings.passed_on.get("API_TOKEN", ""),
             **self._store(self._key("UPLOADER")),
             "SOURCE_BUCKET": self.settings.source_bucket,
             "OUTPUT_BUCKET": self.settings.output_bucket,

@@ -15,13 +15,11 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 
-from rollcall.run_directory import read_variables
 from rollcall.samples import CONTENT_TYPES
-from rollcall.stack import REPOSITORY
+from rollcall.whereabouts import TIMEOUT, NotUpError, find_stack
 
 TYPES = {**CONTENT_TYPES, "csv": "text/csv"}
 UPLOADS_AT_ONCE = 8
-TIMEOUT = urllib3.Timeout(connect=3, read=30)
 
 
 class UploadError(Exception):
@@ -35,9 +33,9 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     asked = parser.parse_args(arguments)
     try:
         files = list(list_files(asked.directory))
-        variables = find_stack(environ)
+        variables = find_stack(environ, "MINIO_ENDPOINT")
         count = upload(files, variables)
-    except UploadError as error:
+    except (NotUpError, UploadError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{count} files uploaded to {variables['SOURCE_BUCKET']}; the next run reads them")
@@ -55,26 +53,6 @@ def list_files(directory: str) -> Iterator[Path]:
     if not files:
         raise UploadError(f"{directory} holds no .csv, .png, .jpg or .jpeg file")
     yield from files
-
-
-def find_stack(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The variables of the stack that answers, or of the one that STACK names."""
-    files = {
-        "run": Path(environ.get("RUN_DIR") or REPOSITORY / ".run") / "env",
-        "compose": Path(environ.get("ENV_FILE") or REPOSITORY / "local" / ".env"),
-    }
-    chosen = environ.get("STACK", "")
-    if chosen and chosen not in files:
-        raise UploadError(f"STACK is {chosen!r}, wanted run or compose")
-    known = {name: read_variables(file) for name, file in files.items() if file.exists()}
-    up = [name for name, variables in known.items() if chosen in ("", name) and _answers(variables)]
-    if not up:
-        raise UploadError(f"{_start_command(chosen)} first: its object store does not answer")
-    if len(up) > 1:
-        raise UploadError(
-            "make run and make local-up are both up: choose one with STACK=run or STACK=compose"
-        )
-    return known[up[0]]
 
 
 def upload(files: list[Path], variables: Mapping[str, str]) -> int:
@@ -108,19 +86,6 @@ def upload(files: list[Path], variables: Mapping[str, str]) -> int:
 
 def _extension(file: Path) -> str:
     return file.suffix.removeprefix(".").lower()
-
-
-def _answers(variables: Mapping[str, str]) -> bool:
-    try:
-        with urllib3.PoolManager(timeout=TIMEOUT, retries=False) as pool:
-            pool.request("GET", variables["MINIO_ENDPOINT"])
-    except urllib3.exceptions.HTTPError:
-        return False
-    return True
-
-
-def _start_command(chosen: str) -> str:
-    return {"run": "make run", "compose": "make local-up"}.get(chosen, "make run or make local-up")
 
 
 if __name__ == "__main__":
