@@ -52,6 +52,15 @@ local-reset: docker env ## stop the containers and remove their data
 	$(STACK) down --remove-orphans --volumes
 local-logs: docker env ## follow the logs of the containers
 	$(STACK) logs --follow --tail 100
+backup: docker env file ## write the database of the containers to FILE=...
+	@$(STACK) exec -T postgres pg_dump --username=postgres --format=custom rollcall > "$(FILE).part" && mv "$(FILE).part" "$(FILE)"
+restore: docker env file ## replace the database of the containers by that of FILE=...; the next run settles the difference
+	@$(STACK) exec -T postgres pg_restore --list < "$(FILE)" > /dev/null
+	@$(STACK) exec -T postgres psql --username=postgres --quiet --command='drop database if exists rollcall with (force)'
+	@$(STACK) exec -T postgres pg_restore --username=postgres --create --dbname=postgres < "$(FILE)"
+	@$(MAKE) --no-print-directory local-up
+file:
+	@test -n "$(FILE)" || { echo "Which file? As in: make $(MAKECMDGOALS) FILE=rollcall.dump" >&2; exit 1; }
 docker:
 	@test -n "$(COMPOSE)" || { echo "This needs Docker with its compose command (make run does not)." >&2; exit 1; }
 env:
@@ -69,4 +78,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs docker env requirements clean
+.PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs backup restore file docker env requirements clean

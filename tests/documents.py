@@ -1,0 +1,74 @@
+"""The README and its pages as programs: their blocks of code, in order, and what is shown below a block."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rig import REPOSITORY
+
+PAGES = ("README.md", "functions/get-data/ANALYSIS.md", "infra/PRODUCTION.md")
+ANYTHING = "…"  # in what is shown: left out, or another each time
+_FENCE = re.compile(r"(?m)^```(\w*)\n(.*?)^```$", re.DOTALL)
+_PROGRAMS = {
+    "sh": ("bash", "-e", "-u", "-o", "pipefail", "-c"),
+    "python": (sys.executable, "-W", "error", "-c"),
+}
+_SHOWN = ("json", "text", "csv")
+LIMIT_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Code of a page; `shown` is what the page says that it prints, None where it says nothing."""
+
+    language: str
+    code: str
+    shown: str | None
+
+
+def read_text(page: str) -> str:
+    return (REPOSITORY / page).read_text(encoding="utf-8")
+
+
+def read_blocks(page: str) -> list[Block]:
+    """Return the blocks of a page that are run: in a shell, or as Python."""
+    found = _FENCE.findall(read_text(page))
+    following = [*found[1:], ("", "")]
+    return [
+        Block(language, code, shown if kind in _SHOWN else None)
+        for (language, code), (kind, shown) in zip(found, following, strict=True)
+        if language in _PROGRAMS
+    ]
+
+
+def run_block(block: Block, *, folder: Path, env: Mapping[str, str], places: Mapping[str, str]) -> str:
+    """Run a block in a folder, with other places than those that the page names; returns what it prints."""
+    code = block.code
+    for named, place in places.items():
+        code = code.replace(named, place)
+    done = subprocess.run(
+        [*_PROGRAMS[block.language], code],
+        cwd=folder,
+        env={**os.environ, "PYTHONUTF8": "1", **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block.code}\nended with {done.returncode}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def agrees(got: str, shown: str) -> bool:
+    """True when all that is shown was printed and nothing else, in whatever lines."""
+    want = ".*".join(re.escape(part) for part in _join(shown).split(ANYTHING))
+    return re.fullmatch(want, _join(got)) is not None
+
+
+def _join(text: str) -> str:
+    return " ".join(text.split())
