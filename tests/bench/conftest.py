@@ -13,8 +13,8 @@ HEADER = ("#", "work", "ours", "beside", "theirs", "ratio", "bound")
 def compare(record_property: Callable[[str, object], None]) -> Compare:
     """Note a row of the table, and hold its ratio, ours to theirs, against a bound.
 
-    Called as `compare(1, "cold run of 10,000 users", 3.7, 8.1, beside="rclone copy", at_most=0.55)`; figures in
-    seconds unless `unit` says otherwise. `at_least` is for figures of which more is better.
+    Called as `compare(1, "cold run of 10,000 users", 3.7, 8.1, beside="rclone copy", at_most=0.55)`. Figures
+    are in seconds unless `unit` says otherwise. `at_least` is for figures of which more is better.
     """
 
     def note(
@@ -55,4 +55,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     texts = [HEADER, *(tuple(map(str, row)) for row in sorted(rows, key=lambda row: row[0]))]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for text in texts:
-        terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(text, widths, strict=True)))
+        terminalreporter.write_line(
+            "  ".join(cell.ljust(width) for cell, width in zip(text, widths, strict=True))
+        )
