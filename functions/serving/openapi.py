@@ -13,7 +13,7 @@ from serving.problems import CODES
 
 Json = dict[str, Any]
 # What any request can meet.
-EVERYWHERE = ("path_malformed", "body_too_large", "internal")
+EVERYWHERE = ("path_malformed", "length_required", "body_too_large", "internal")
 PARAMETERS = (
     "query_malformed",
     "parameter_unknown",
@@ -22,6 +22,7 @@ PARAMETERS = (
     "parameter_malformed",
 )
 RETRY_AFTER: Json = {"description": "Seconds until it is worth asking again", "schema": {"type": "integer"}}
+_ELSEWHERE = "Any other path is 404 (`not_found`), any other method 405 (`method_not_allowed`)."
 _FOLDER = Path(__file__).parent / "templates"
 
 
@@ -29,7 +30,7 @@ def build_document(title: str, description: str, paths: Json, schemas: Json) -> 
     """Return a whole document."""
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": "1", "description": description},
+        "info": {"title": title, "version": "1", "description": f"{description} {_ELSEWHERE}"},
         "paths": paths,
         "components": {
             "schemas": {**schemas, "Problem": _PROBLEM},

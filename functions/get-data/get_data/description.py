@@ -155,7 +155,7 @@ def build_description() -> Json:
     """Return the OpenAPI document."""
     return build_document(
         "Rollcall: get-data",
-        "The users that are in the bucket now, by filters. GET and HEAD alone; any other method is 405.",
+        "The users that are in the bucket now, by filters; HEAD as GET.",
         {
             "/data": {"get": _LIST},
             "/data/{user_id}": {"get": _ONE},

@@ -100,7 +100,7 @@ def build_description() -> Json:
     """Return the OpenAPI document."""
     return build_document(
         "Rollcall: process-users",
-        "Runs that bring the users in step with the bucket. Any other method is 405.",
+        "Runs that bring the users in step with the bucket.",
         {
             "/data": {"post": _DO_RUN},
             "/": {"post": _DO_RUN},
