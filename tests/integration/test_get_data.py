@@ -294,6 +294,7 @@ def test_figures(client: FlaskClient, database: Database):
         """
     )
     database.run("update state set data_version = 7")
+    database.run("insert into ledger (key, revision, user_id, reason) values ('d.csv', 1, 'd', 'unreadable')")
     assert document(client.get("/stats")) == {
         "count": 3,
         "average_age": 12,
@@ -307,6 +308,7 @@ def test_figures(client: FlaskClient, database: Database):
         "data_version": 7,
         "last_run": {"run_id": 2, "state": "failed", "ended_at": "2026-01-03T03:04:05.000Z"},
         "last_ok_run": {"run_id": 1, "state": "ok", "ended_at": "2026-01-02T03:04:05.678Z"},
+        "due": 1,
     }
     got = document(client.get("/stats?min_age=5&max_age=31&is_image_exists=true"))
     assert (got["count"], got["average_age"], got["with_picture"]) == (2, 18, 2)
@@ -321,6 +323,7 @@ def test_figures_of_nobody(client: FlaskClient):
         "data_version": 0,
         "last_run": None,
         "last_ok_run": None,
+        "due": 0,
     }
 
 

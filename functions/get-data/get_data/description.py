@@ -129,6 +129,7 @@ _SCHEMAS: Json = {
             "data_version",
             "last_run",
             "last_ok_run",
+            "due",
         ],
         "additionalProperties": False,
         "properties": {
@@ -146,6 +147,7 @@ _SCHEMAS: Json = {
             "data_version": _COUNT,
             "last_run": _RUN,
             "last_ok_run": _RUN,
+            "due": {**_COUNT, "description": "objects that could not be read: the next run tries again"},
         },
     },
 }

@@ -93,13 +93,13 @@ def build_picture(user_id: str) -> Statement:
 
 
 def build_stats(asked: Filter, today: date) -> Statement:
-    """Return the data version, [age, users, users with a picture] by age, the last run, the last good one."""
+    """Return the data version; [age, users, users with a picture] by age; last runs; dues."""
     where, parameters = _build_where(asked, today)
     # Ages by the bounds that filters use, so that both agree; ascending, as width_bucket wants them.
     bounds = [_to_moment(born_before(age, today)) for age in range(OLDEST, 0, -1)]
     return Statement(
         f"""
-select data_version, ages.by_age, ended.run, ended_well.run
+select data_version, ages.by_age, ended.run, ended_well.run, (select count(*) from due)
 from state
 cross join (
     select coalesce(json_agg(json_build_array(age, users, pictures)), '[]') as by_age

@@ -84,7 +84,7 @@ def fetch_figures(pool: Pool) -> tuple[int, int]:
 def fetch_stats(pool: Pool, asked: Filter, today: date) -> dict[str, object]:
     """Read the figures of all users that match."""
     with pool.connection() as connection:
-        version, ages, run, good_run = _fetch_row(connection, build_stats(asked, today))
+        version, ages, run, good_run, due = _fetch_row(connection, build_stats(asked, today))
     count = sum(users for _, users, _ in ages)
     decades = decade_counts((age, users) for age, users, _ in ages)
     return {
@@ -95,6 +95,7 @@ def fetch_stats(pool: Pool, asked: Filter, today: date) -> dict[str, object]:
         "data_version": version,
         "last_run": run,
         "last_ok_run": good_run,
+        "due": due,
     }
 
 
