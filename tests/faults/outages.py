@@ -1,6 +1,5 @@
 """Servers of a test's own behind proxies, and what can happen to them."""
 
-import resource
 import shutil
 import signal
 import subprocess
@@ -64,12 +63,6 @@ class Machine:
 
     def thaw(self) -> None:
         self._send(signal.SIGCONT)
-
-    def limit_files(self, max_bytes: int) -> None:
-        """Let no file grow beyond this: anybody may set that, and then writes fail as on a full disk."""
-        for process in self.family():
-            with suppress(psutil.NoSuchProcess, ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (max_bytes, resource.RLIM_INFINITY))
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -202,13 +195,21 @@ def _slow_down(tap: Tap) -> None:
 def _fill_disk(world: World) -> None:
     with world.owner() as owner:
         owner.run("select pg_switch_wal()")  # to a file with room left: the others are full
-    world.postgres.machine.limit_files(FULL_BYTES)
+    _limit_files(world.postgres.machine, str(FULL_BYTES))
+
+
+def _limit_files(machine: Machine, max_bytes: str) -> None:
+    """Let no file grow beyond this, which any account may set for its own: writes fail as on a full disk."""
+    assert isinstance(machine.server, Postgres)
+    for process in machine.family():
+        # One that has just ended is no matter.
+        machine.server.home.run("prlimit", "--pid", str(process.pid), f"--fsize={max_bytes}:")
 
 
 def _free_disk(world: World) -> None:
     machine = world.postgres.machine
     for _ in range(2):  # the second time for those that the first process has started since
-        machine.limit_files(resource.RLIM_INFINITY)
+        _limit_files(machine, "unlimited")
     if not machine.is_running():  # it ends when it cannot even write its log of changes
         machine.start()
 

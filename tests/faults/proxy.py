@@ -198,7 +198,8 @@ class Proxy:
 
 def _let_nothing_in(connections: Iterable[socket.socket]) -> None:
     for connection in connections:
-        connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _LET_NOTHING_IN)
+        with suppress(OSError):  # it has just ended
+            connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _LET_NOTHING_IN)
 
 
 def _take_turns(client: socket.socket, server: socket.socket, tap: Tap) -> None:

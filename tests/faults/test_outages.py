@@ -29,7 +29,9 @@ from rig import Function, StartFunction
 from rollcall.processes import wait_until
 
 ANSWERED_S = 10
+BUSY_S = 2  # more on a machine that is busy with other tests
 BACK_S = 10
+BEGUN_S = 40  # a server may take its time to stop
 LOCK_FREE_S = 60
 USERS = [f"{number:04}" for number in range(150)]
 CONTENTS = [*VALID.values(), *BROKEN.values()]
@@ -162,7 +164,7 @@ class Town:
         """Check that an answer came in time, and is right or says what is away."""
         self.slowest_s = max(self.slowest_s, answer.seconds)
         self.counts["requests"] += 1
-        assert answer.seconds < ANSWERED_S, f"{answer.path} took {answer.seconds:.1f} s"
+        assert answer.seconds < ANSWERED_S + BUSY_S, f"{answer.path} took {answer.seconds:.1f} s"
         if answer.status == 503:
             self.counts["refused"] += 1
             document = answer.document
@@ -249,8 +251,10 @@ class Town:
             for answer in self.ask_everything():
                 self.check_answer(answer, outage.away)
             for answer in started:
-                self.check_answer(answer.result(max(0, struck + ANSWERED_S - time.monotonic())), outage.away)
-            how = export.result(max(0, struck + ANSWERED_S - time.monotonic()))
+                self.check_answer(
+                    answer.result(max(0, struck + ANSWERED_S + BUSY_S - time.monotonic())), outage.away
+                )
+            how = export.result(max(0, struck + ANSWERED_S + BUSY_S - time.monotonic()))
             self.counts[f"exports_{how}"] += 1
             assert how == "whole" or "database_unavailable" in outage.away
         outage.end(self.world)
@@ -262,11 +266,16 @@ class Town:
     def striking(self, outage: Outage, *, number: int) -> Iterator[threading.Event]:
         """Begin an outage at an exchange of the block, or at its end; the event is set when it has begun."""
         left, is_struck = itertools.count(number, -1), threading.Event()
+        begun: Future[None] = Future()
 
         def strike() -> None:
-            if next(left) == 0:
-                outage.begin(self.world)
-                is_struck.set()
+            if next(left) != 0:
+                return
+            try:
+                begun.set_result(outage.begin(self.world))
+            except BaseException as error:  # noqa: BLE001  raised where it is waited for
+                begun.set_exception(error)
+            is_struck.set()
 
         def pass_and_strike(exchange: Exchange, data: bytes) -> bytes:
             strike()
@@ -275,9 +284,9 @@ class Town:
         for side in (self.world.postgres, self.world.store):
             side.tap.on_request = pass_and_strike
         yield is_struck
-        while not is_struck.is_set():
+        for _ in range(number + 1):
             strike()
-            is_struck.wait(0.01)
+        begun.result(BEGUN_S)
 
 
 @pytest.fixture

@@ -67,7 +67,8 @@ class Library:
     def read(self, number: int) -> None:
         """Read all users again and again, by pages or at once."""
         seen = 0
-        with urllib3.PoolManager(retries=False, timeout=60) as pool:
+        # A connection for each request: one that is kept may be closed just as it is used again.
+        with urllib3.PoolManager(retries=False, timeout=60, headers={"Connection": "close"}) as pool:
             while True:
                 if number % 2:
                     names = [name for page in self.read_pages(pool) for name in page]

@@ -76,7 +76,7 @@ class Town:
     def write(self) -> None:
         """Change a file, and tell of most changes."""
         dice = random.Random(SEED)
-        with urllib3.PoolManager(retries=False, timeout=30) as pool:
+        with open_pool() as pool:
             while not self.ended.wait(0.05):
                 key = f"{dice.choice(USERS)}.{dice.choice(['csv', 'csv', 'png'])}"
                 event = CREATED
@@ -101,15 +101,21 @@ class Town:
 
     def tell(self, pool: urllib3.PoolManager, key: str, event: str) -> None:
         body = json.dumps(notification(self.pipeline.bucket.source, key, event))
-        headers = {"Authorization": "Bearer events"}
+        headers = {"Authorization": "Bearer events", "Connection": "close"}
         response = pool.request("POST", f"{self.process_users.url}/events", body=body, headers=headers)
         assert response.status == 204, response.data
         self.counts["events"] += 1
 
+    def warm_up(self) -> None:
+        """Have each thread of process-users open all that it keeps: connections to both servers."""
+        with open_pool() as pool, ThreadPoolExecutor(2 * THREADS) as threads:
+            key = f"{USERS[0]}.csv"
+            list(threads.map(lambda _: self.tell(pool, key, REMOVED), range(20 * THREADS)))
+
     def run(self) -> None:
         """Do runs of all kinds."""
         dice = random.Random(SEED + 1)
-        with urllib3.PoolManager(retries=False, timeout=60) as pool:
+        with open_pool() as pool:
             while not self.ended.wait(1):
                 query = dice.choice(["", "", "", "?full=true", "?dry_run=true"])
                 response = pool.request("POST", f"{self.process_users.url}/data{query}")
@@ -119,14 +125,14 @@ class Town:
     def read(self, function: Function, reads: dict[str, int]) -> None:
         """Ask for everything in turn, half of it again with its tag."""
         dice = random.Random(SEED + 2)
-        with urllib3.PoolManager(retries=False, timeout=30) as pool:
+        with open_pool() as pool:
             while not self.ended.wait(0.03):
                 path, status = dice.choice(list(reads.items()))
                 response = pool.request("GET", function.url + path)
                 assert response.status == status, (path, response.status, response.data[:200])
                 self.counts["reads"] += 1
                 if "ETag" in response.headers and dice.random() < 0.5:
-                    headers = {"If-None-Match": response.headers["ETag"]}
+                    headers = {"If-None-Match": response.headers["ETag"], "Connection": "close"}
                     again = pool.request("GET", function.url + path, headers=headers)
                     assert again.status in (200, 304), (path, again.status)
 
@@ -136,6 +142,11 @@ class Town:
             actor(*args)
         finally:
             self.ended.set()
+
+
+def open_pool() -> urllib3.PoolManager:
+    """Return a client that keeps no connections: one may be closed just as it is used again."""
+    return urllib3.PoolManager(retries=False, timeout=60, headers={"Connection": "close"})
 
 
 def list_processes(function: Function) -> list[psutil.Process]:
@@ -209,6 +220,7 @@ def test_after_a_long_time_of_mixed_use_nothing_has_grown(
         start_function("get-data", {**pipeline.database.env("get_data"), "THREADS": str(THREADS)}),
     )
     town = Town(pipeline, *functions)
+    town.warm_up()
     samples: dict[str, list[Sample]] = {function.name: [] for function in functions}
     with in_use(town):
         for _ in range(SAMPLES):
