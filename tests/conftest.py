@@ -7,24 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pg8000.native import identifier
 from rig import (
-    REPOSITORY,
+    TEMPLATE,
     Bucket,
     Count,
     Database,
     StartFunction,
     Store,
-    database_of,
+    clone_database,
     prepare_database,
     run_function,
     run_store,
 )
 
-from rollcall import database as preparation
 from rollcall.servers import Key, Postgres, embedded_postgres
 
-TEMPLATE = "template_rollcall"
 STORES = ("rclone", "minio") if os.environ.get("MINIO_BINARY") else ("rclone",)
 
 
@@ -49,17 +46,8 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def database(postgres: Postgres) -> Iterator[Database]:
     """A database of the test's own, as set-up leaves it."""
-    database = database_of(postgres, f"test_{secrets.token_hex(4)}")
-    name = identifier(database.settings.database)
-    maintenance = database_of(postgres, "postgres")
-    maintenance.run(f"create database {name} template {TEMPLATE}")
-    with preparation.open_connection(database.settings) as connection:
-        # A clone has no rights of its template's; these are given to the database itself.
-        preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
-        # Two clones are not to be taken for one: see the column.
-        connection.run("update state set lineage = gen_random_uuid()")
-    yield database
-    maintenance.run(f"drop database {name} with (force)")
+    with clone_database(postgres, TEMPLATE) as database:
+        yield database
 
 
 @pytest.fixture(scope="session", params=STORES)

@@ -1,6 +1,7 @@
 """What the tests run against: a database, buckets, and functions under the framework's own server."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from minio import Minio
 from pg8000.native import Connection as Driver
+from pg8000.native import identifier
 
 from rollcall import database as preparation
 from rollcall.ports import HOST
@@ -19,6 +21,7 @@ from serving.settings import PostgresSettings
 REPOSITORY = Path(__file__).resolve().parents[1]
 FUNCTIONS = REPOSITORY / "functions"
 REGION = "us-east-1"
+TEMPLATE = "template_rollcall"  # a migrated database to clone
 # A store that no test reaches, for functions that only have to know of one.
 NO_STORE = {
     "MINIO_ENDPOINT": f"http://{HOST}:9",
@@ -94,6 +97,22 @@ def prepare_database(server: Postgres, name: str) -> Database:
     return database
 
 
+@contextmanager
+def clone_database(server: Postgres, template: str) -> Iterator[Database]:
+    """Make a database as set-up leaves it, to be removed at the end of the block."""
+    database = database_of(server, f"test_{secrets.token_hex(4)}")
+    name = identifier(database.settings.database)
+    maintenance = database_of(server, "postgres")
+    maintenance.run(f"create database {name} template {template}")
+    with preparation.open_connection(database.settings) as connection:
+        # A clone has no rights of its template's; these are given to the database itself.
+        preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
+        # Two clones are not to be taken for one: see the column.
+        connection.run("update state set lineage = gen_random_uuid()")
+    yield database
+    maintenance.run(f"drop database {name} with (force)")
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """An S3 store and its root credentials; `kind` is rclone or minio."""
@@ -151,12 +170,13 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """One function under the Functions Framework."""
+    """One function under the Functions Framework; `source` has a folder of its name."""
 
     name: str
     port: int
     env: Mapping[str, str]
     home: Path
+    source: Path = FUNCTIONS
 
     @property
     def url(self) -> str:
@@ -185,7 +205,7 @@ class Function:
                 **self.env,
             },
             log=self.log,
-            cwd=FUNCTIONS / self.name,
+            cwd=self.source / self.name,
         )
 
     def answers(self) -> bool:
@@ -197,9 +217,11 @@ Count = Callable[..., None]  # notes numbers by name, which are printed at the e
 
 
 @contextmanager
-def run_function(name: str, env: Mapping[str, str], *, home: Path) -> Iterator[Function]:
+def run_function(
+    name: str, env: Mapping[str, str], *, home: Path, source: Path = FUNCTIONS
+) -> Iterator[Function]:
     """Run a function until the end of the block."""
-    with serving(lambda port: Function(name=name, port=port, env=env, home=home)) as function:
+    with serving(lambda port: Function(name=name, port=port, env=env, home=home, source=source)) as function:
         yield function
 
 

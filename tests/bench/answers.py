@@ -1,0 +1,124 @@
+"""Short answers of get-data with a million users: beside a hello world, and beside Postgres by itself."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from urllib.request import Request, urlopen
+
+import pytest
+from load import AS_IN_IMAGES, count_answers, count_transactions, run_hello
+from rig import Database, Function, run_function
+
+from get_data.ages import born_before
+from get_data.filters import parse_filter
+from get_data.formats import JSON
+from get_data.queries import build_page
+
+Compare = Callable[..., None]
+ROUNDS = 5
+PAGE = "min_age=40&limit=100"
+CLIENTS = 8
+# Both ends of each filter, filters together, pages in the middle and at the end, and few who match.
+PAGES = (
+    "limit=100",
+    "min_age=0&limit=100",
+    "min_age=99&limit=100",
+    "min_age=150&limit=100",
+    "max_age=0&limit=100",
+    "max_age=150&limit=100",
+    "min_age=40&max_age=40&limit=100",
+    "is_image_exists=True&limit=100",
+    "is_image_exists=False&limit=100",
+    "is_image_exists=False&min_age=99&limit=100",
+    "min_age=40&after=5&limit=100",
+    "min_age=99&after=5&limit=100",
+    "min_age=40&after=99995&limit=100",
+    "min_age=101&limit=100",
+    "min_age=101&is_image_exists=True&limit=100",
+)
+
+
+@pytest.fixture(scope="module")
+def function(million: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+    env = {**million.env("get_data"), **AS_IN_IMAGES}
+    with run_function("get-data", env, home=tmp_path_factory.mktemp("get-data")) as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def hello(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+    with run_hello(tmp_path_factory.mktemp("hello")) as function:
+        yield function
+
+
+def test_a_page(million: Database, function: Function, tmp_path: Path, compare: Compare) -> None:
+    def count_pages() -> float:
+        return count_transactions(million, statement_of_page(), tmp_path, clients=CLIENTS)
+
+    text = million.run(statement_of_page())[0][0]
+    assert fetch(function, f"/data?{PAGE}")[1] == f"{JSON.opening}{text}{JSON.closing}"
+    ours, theirs = measure(lambda: count_answers(function, f"/data?{PAGE}"), count_pages)
+    compare(7, PAGE, ours, theirs, beside="pgbench", unit="/s", at_least=0.3)
+
+
+def test_nothing_new(function: Function, hello: Function, compare: Compare) -> None:
+    tag, _ = fetch(function, f"/data?{PAGE}")
+    ours, theirs = measure(
+        lambda: count_answers(function, f"/data?{PAGE}", tag=tag), lambda: count_answers(hello)
+    )
+    compare(8, "304 Not Modified", ours, theirs, beside="hello world", unit="/s", at_least=0.6)
+
+
+def test_a_user(function: Function, hello: Function, compare: Compare) -> None:
+    assert json.loads(fetch(function, "/data/500000")[1])["img_path"] == "src-data/500000.png"
+    ours, theirs = measure(lambda: count_answers(function, "/data/500000"), lambda: count_answers(hello))
+    compare(9, "one user", ours, theirs, beside="hello world", unit="/s", at_least=0.55)
+
+
+@pytest.mark.parametrize("query", PAGES)
+def test_any_page(million: Database, function: Function, query: str, compare: Compare) -> None:
+    print(f"\n{query}: {', '.join(find_indexes(million, query))}")
+    ours, page = measure(
+        lambda: 1 / count_answers(function, f"/data?{query}"),
+        lambda: 1 / count_answers(function, f"/data?{PAGE}"),
+    )
+    compare(12, query, ours * 1000, page * 1000, beside=PAGE, unit="ms", at_most=2)
+
+
+def measure(ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, float]:
+    """Return the medians of both, taken in turn; each has been asked once before."""
+    for ask in (ours, theirs):
+        ask()
+    figures = [(ours(), theirs()) for _ in range(ROUNDS)]
+    return median(figure for figure, _ in figures), median(figure for _, figure in figures)
+
+
+def fetch(function: Function, target: str) -> tuple[str, str]:
+    """Return the tag and the text of an answer."""
+    with urlopen(Request(function.url + target)) as response:  # noqa: S310  an address of ours
+        return response.headers["ETag"], response.read().decode()
+
+
+def statement_of_page() -> str:
+    """Return the quickest statement found that makes the same page."""
+    day = born_before(40, datetime.now(UTC).date()).isoformat()
+    return f"""
+select string_agg({JSON.line}, '{JSON.separator}' order by user_id)
+from (
+    select * from users where birthdate < timestamptz '{day} 00:00:00Z' order by user_id limit 100
+) as page
+"""  # noqa: S608  constants
+
+
+def find_indexes(database: Database, query: str) -> list[str]:
+    """Return the indexes that a page is read by; it must not read the whole table."""
+    statement = build_page(parse_filter(query.encode()), datetime.now(UTC).date(), JSON)
+    with closing(database.connect("get_data")) as connection:
+        plan = connection.run(f"explain {statement.sql}", **statement.parameters) or []
+    text = "\n".join(line for (line,) in plan)
+    assert "Seq Scan on users" not in text, text
+    return re.findall(r"Scan.* using (users\w+)", text)
