@@ -77,7 +77,9 @@ def answer_users(request: Request) -> Response:
     if (given := without_empty(request)) is not None:
         return redirect(given)
     asked = parse_filter(request.query_string)
-    representation = choose_representation(asked, request.accept_mimetypes, request.accept_encodings)
+    representation = choose_representation(
+        asked, request.headers.get("Accept"), request.headers.get("Accept-Encoding")
+    )
     today = datetime.now(UTC).date()
     if representation.format is HTML:
         return answer_page(request, asked, representation, today)
@@ -116,9 +118,11 @@ def without_empty(request: Request) -> str | None:
 
     Browsers send them; what is empty is refused everywhere else.
     """
+    if request.path != "/":
+        return None
     parts = request.query_string.decode("latin-1").split("&")
     filled = [part for part in parts if not part.endswith("=")]
-    if request.path != "/" or len(filled) == len(parts) or not prefers_page(request):
+    if len(filled) == len(parts) or not prefers_page(request):
         return None
     return f"/?{'&'.join(filled)}" if filled else "/"
 
@@ -160,7 +164,7 @@ def guard(response: Response) -> Response:
 def answer_user(request: Request, user_id: str) -> Response:
     """Answer one user's record."""
     parse_query(request.query_string, {})
-    representation = Representation(JSON, gzip=accepts_gzip(request.accept_encodings))
+    representation = Representation(JSON, gzip=accepts_gzip(request.headers.get("Accept-Encoding")))
     resource = f"/data/{quote(user_id, safe='')}"
     to_etag = etag_builder(datetime.now(UTC).date(), resource, representation)
     tags = request.if_none_match

@@ -46,9 +46,9 @@ def prepare_metrics() -> None:
 
 def count_request(method: str, route: str, status: int, seconds: float) -> None:
     """Count an answer by the template of its route."""
-    instruments = _instruments()
-    instruments.requests.labels(method, route or "none", str(status)).inc()
-    instruments.latency.labels(method, route or "none").observe(seconds)
+    requests, latency = _find_children(method, route or "none", status)
+    requests.inc()
+    latency.observe(seconds)
 
 
 def count_run(result: str) -> None:
@@ -102,6 +102,12 @@ def _make_instruments() -> _Instruments:
         ),
         runs=Counter("rollcall_runs", "Runs asked for here, by how they ended", ("result",)),
     )
+
+
+@cache  # of methods, templates and statuses there are few; to look them up takes as long as to count
+def _find_children(method: str, route: str, status: int) -> tuple["Counter", "Histogram"]:
+    instruments = _instruments()
+    return instruments.requests.labels(method, route, str(status)), instruments.latency.labels(method, route)
 
 
 def _instruments() -> _Instruments:

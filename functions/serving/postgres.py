@@ -15,6 +15,7 @@ from typing import Any, LiteralString
 from pg8000.native import Connection as Driver
 from pg8000.native import DatabaseError, InterfaceError, PreparedStatement
 
+from serving.prepared import run_prepared
 from serving.settings import PostgresSettings
 
 CONNECT_TIMEOUT_S = 3
@@ -103,7 +104,7 @@ class Connection:
             statement = self._prepared.get(sql)
             if statement is None:
                 statement = self._prepared[sql] = self._driver.prepare(sql)
-            return statement.run(**params) or []
+            return run_prepared(self._driver, statement, params)
 
     def copy_in(self, sql: LiteralString, chunks: Iterable[bytes]) -> None:
         """Run COPY ... FROM STDIN with the chunks, each sent as one message."""

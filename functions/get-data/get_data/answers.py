@@ -18,6 +18,7 @@ from serving.logs import log, log_error
 from serving.problems import ProblemError
 
 SMALL_BYTES = 1_000  # not worth compressing
+_VALIDATION = {"Vary": "Accept, Accept-Encoding, Authorization", "Cache-Control": "private, no-cache"}
 
 ToEtag = Callable[[Version], str]
 
@@ -47,10 +48,12 @@ class Answers:
             _check_http_version(request)
             self._take_slot(stack)
             parts = to_stream(chain((first, second), chunks), representation.format)
-            response = self._send(request, to_gzip(parts) if representation.gzip else parts, cutting=True)
+            pieces = self._to_pieces(to_gzip(parts) if representation.gzip else parts)
+            response = _build(_cutting(pieces), representation.format, etag, gzip=representation.gzip)
+            _limit_stalls(request, response)
             # Not in the generator's own end: one that was never begun does not run it.
             response.call_on_close(stack.pop_all().close)
-            return _describe(response, representation.format, etag, gzip=representation.gzip)
+            return response
 
     def send_whole(
         self, request: Request, body: bytes, representation: Representation, etag: str | None
@@ -59,15 +62,13 @@ class Answers:
         gzip = representation.gzip and len(body) >= SMALL_BYTES
         if gzip:
             body = b"".join(to_gzip((body,)))
-        response = self._send(request, (body,))
+        response = _build(self._to_pieces((body,)), representation.format, etag, gzip=gzip)
         response.content_length = len(body)
-        return _describe(response, representation.format, etag, gzip=gzip)
-
-    def _send(self, request: Request, parts: Iterable[bytes], *, cutting: bool = False) -> Response:
-        pieces = to_pieces(parts, timeout_s=self._export_max_s)
-        response = Response(_cutting(pieces) if cutting else pieces)
         _limit_stalls(request, response)
         return response
+
+    def _to_pieces(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        return to_pieces(parts, timeout_s=self._export_max_s)
 
     def _take_slot(self, stack: ExitStack) -> None:
         """Take one of this worker's places for exports, until the stack is closed."""
@@ -80,29 +81,24 @@ class Answers:
 
 def send_head(representation: Representation, etag: str) -> Response:
     """Answer what an export would be; no length or encoding, which only the export itself can tell."""
-    return _describe(Response(iter(())), representation.format, etag, gzip=False)
+    return _build((), representation.format, etag, gzip=False)
 
 
 def send_not_modified(etag: str) -> Response:
     """Answer that the client has what it asks for."""
-    return _validate(Response(status=304), etag)
+    return Response(status=304, headers={**_VALIDATION, "ETag": f'"{etag}"'})
 
 
-def _describe(response: Response, form: Format, etag: str | None, *, gzip: bool) -> Response:
-    response.mimetype = form.media_type
-    if form.file_name:
-        response.headers["Content-Disposition"] = f'attachment; filename="{form.file_name}"'
-    if gzip:
-        response.content_encoding = "gzip"
-    return _validate(response, etag)
-
-
-def _validate(response: Response, etag: str | None) -> Response:
+def _build(pieces: Iterable[bytes], form: Format, etag: str | None, *, gzip: bool) -> Response:
+    # All at once: each header that is set later looks through those that are there.
+    headers = dict(_VALIDATION)
     if etag is not None:
-        response.set_etag(etag)
-    response.headers["Vary"] = "Accept, Accept-Encoding, Authorization"
-    response.headers["Cache-Control"] = "private, no-cache"
-    return response
+        headers["ETag"] = f'"{etag}"'
+    if form.file_name:
+        headers["Content-Disposition"] = f'attachment; filename="{form.file_name}"'
+    if gzip:
+        headers["Content-Encoding"] = "gzip"
+    return Response(iter(pieces), headers=headers, mimetype=form.media_type)
 
 
 def _check_http_version(request: Request) -> None:

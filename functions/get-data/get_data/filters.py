@@ -33,10 +33,13 @@ class Filter:
 
     def to_query(self) -> str:
         """Return the one query string that all spellings of this filter share, percent-encoded."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        values = ((name, getattr(self, name)) for name in _NAMES)
         return urlencode(
             [(name, value) for name, value in values if value is not None], quote_via=quote, safe=""
         )
+
+
+_NAMES = tuple(field.name for field in fields(Filter))
 
 
 def parse_filter(query: bytes) -> Filter:
