@@ -12,7 +12,7 @@ RUNTIME  = functions/process-users/requirements.txt functions/get-data/requireme
 TESTS    = tests/requirements.txt
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-25s %s\n", $$1, $$2 }'
 
 run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C stops it
 	@exec $(RUN_PY) -m rollcall.run
@@ -43,7 +43,8 @@ lint: $(VENV)/.tests ## ruff and basedpyright
 format: $(VENV)/.tests ## put the code into its one form
 	"$(VENV)/bin/ruff" check --fix . && "$(VENV)/bin/ruff" format .
 
-local-up: docker ## the pipeline in containers, with MinIO and pgAdmin; returns when all is healthy
+local-up: python docker ## the pipeline in containers, with MinIO and pgAdmin; returns when all is healthy
+	@$(PYTHON) -c 'import sys; sys.exit("This needs Python 3.9 or later: make local-up PYTHON=..." if sys.version_info < (3, 9) else 0)'
 	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file local/.env.example "$(ENV_FILE)"
 	@PYTHONPATH=local $(PYTHON) -m rollcall.ready --env-file "$(ENV_FILE)" -- $(STACK)
 local-down: docker env ## stop the containers, keep the data
@@ -61,21 +62,26 @@ restore: docker env file ## replace the database of the containers by that of FI
 	@$(MAKE) --no-print-directory local-up
 file:
 	@test -n "$(FILE)" || { echo "Which file? As in: make $(MAKECMDGOALS) FILE=rollcall.dump" >&2; exit 1; }
+python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) here: name another one, as in make run PYTHON=python3.13" >&2; exit 1; }
 docker:
 	@test -n "$(COMPOSE)" || { echo "This needs Docker with its compose command (make run does not)." >&2; exit 1; }
+	@why=$$(docker version 2>&1 >/dev/null) || { echo "$$why" >&2; echo "Start Docker, or see that you may use it; make run needs none." >&2; exit 1; }
 env:
 	@test -e "$(ENV_FILE)" || { echo "There is no $(ENV_FILE) yet: make local-up writes it." >&2; exit 1; }
 
+screenshot: $(VENV)/.tests ## take the picture of the page that README shows (CHROMIUM)
+	@env PYTHONPATH=functions:local:tests "$(VENV)/bin/python" tests/e2e/screenshot.py local/images/page.png
 requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
 	@"$(VENV)/bin/python" -m pip install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
 clean: ## remove what make made here: the data of make run and the virtual environment
 	@test ! -e "$(VENV)/.runtime" || $(RUN_PY) -m rollcall.clean
 	rm -rf "$(VENV)"
 
-$(VENV)/.python:
+$(VENV)/.python: | python
 	@$(PYTHON) local/make_venv.py "$(VENV)" && touch $@
 $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs backup restore file docker env requirements clean
+.PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs backup restore file python docker env screenshot requirements clean

@@ -1,4 +1,4 @@
-"""The settings file of the compose stack: written from its example, with secrets made up on the spot.
+"""The settings file of the compose stack: written from its example, with secrets of its own, and checked.
 
 Run by the machine's own Python before anything is installed, so it needs nothing but the standard library.
 """
@@ -7,11 +7,14 @@ import re
 import secrets
 import string
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 MARKER = "generate"  # the value that stands for a secret in the example
 SECRET_LENGTH = 32
 ALPHABET = string.ascii_letters + string.digits
+SECRET, PORT, NUMBER = "a password or key", "a port from 0 to 65535", "a whole number from 1 on"
+_LINE = re.compile(r"(\w+)=(.*)")
 _TO_GENERATE = re.compile(rf"^(\w+)={MARKER}[ \t]*$", re.MULTILINE)
 
 
@@ -34,13 +37,71 @@ def write_private(path: Path, text: str) -> None:
     new.replace(path)
 
 
-def main(example: Path, target: Path) -> None:
-    """Writes the settings file unless there is one."""
-    if target.exists():
-        return
-    write_private(target, fill_in(example.read_text()))
-    print(f"{target} is written, with new passwords and keys")
+def add_missing(text: str, example: str) -> tuple[str, list[str]]:
+    """The settings with those that only the example has, and their names: the file may be an older one."""
+    present = {found[1] for line in text.splitlines() if (found := _LINE.match(line))}
+    found = [found for line in example.splitlines() if (found := _LINE.fullmatch(line))]
+    missing = [each for each in found if each[1] not in present]
+    lines = [text.rstrip("\n"), *(fill_in(each[0]) for each in missing)]
+    return ("\n".join(lines) + "\n" if missing else text), [each[1] for each in missing]
+
+
+def find_problems(text: str, example: str) -> list[str]:
+    """What is wrong with the settings, a sentence each."""
+    values = dict(_LINE.findall(example))
+    return [
+        f"line {number}: {problem}"
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip() and not line.lstrip().startswith("#") and (problem := _check(line, values))
+    ]
+
+
+def _check(line: str, example: Mapping[str, str]) -> str:
+    """What is wrong with one line; empty when nothing is."""
+    found = _LINE.fullmatch(line.strip())
+    if not found:
+        return f"{line.strip()[:40]!r} is not of the form NAME=value"
+    name, value = found[1], found[2].strip()
+    if name not in example:
+        return f"{name} is no setting: local/.env.example has all there are"
+    wanted = _wanted(name, example[name])
+    right = {
+        SECRET: value not in ("", MARKER),
+        PORT: value.isdecimal() and int(value) <= 65535,
+        NUMBER: value.isdecimal() and int(value) > 0,
+    }
+    if right.get(wanted, True):
+        return ""
+    return f"{name} is {value!r}, wanted {wanted}" if value else f"{name} has no value, wanted {wanted}"
+
+
+def _wanted(name: str, example: str) -> str:
+    if example == MARKER:
+        return SECRET
+    if not example.isdecimal():
+        return ""  # the functions say themselves what they do not accept
+    return PORT if "PORT" in name else NUMBER
+
+
+def main(example: Path, target: Path) -> int:
+    """Writes the settings file, or checks the one there is; the exit status is 1 when it cannot be used."""
+    wanted = example.read_text(encoding="utf-8")
+    try:
+        if not target.exists():
+            write_private(target, fill_in(wanted))
+            print(f"{target} is written, with new passwords and keys")
+            return 0
+        text, added = add_missing(target.read_text(encoding="utf-8"), wanted)
+        problems = find_problems(text, wanted)
+        if added and not problems:
+            write_private(target, text)
+            print(f"{target} has got what it lacked: {', '.join(added)}")
+    except (OSError, ValueError) as error:
+        problems = [str(error)]
+    for problem in problems:
+        print(f"{target}: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))

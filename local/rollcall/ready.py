@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DOCKER = "docker"
+USUAL_ENV_FILE = Path("local/.env")
 TIMEOUT_S = 300
 POLL_S = 1
 SHOWN_LINES = 15
@@ -34,7 +35,7 @@ ADDRESSES = (
         "MinIO console  http://{}   (login: MINIO_ACCESS_KEY and MINIO_SECRET_KEY of {env})",
     ),
     ("minio", "9000/tcp", "MinIO S3       http://{}"),
-    ("pgadmin", "80/tcp", "pgAdmin        http://{}"),
+    ("pgadmin", "80/tcp", "pgAdmin        http://{}   (no login: it knows the database, as a reader)"),
     ("postgres", "5432/tcp", "Postgres       {}"),
 )
 
@@ -222,7 +223,9 @@ def print_addresses(env_file: Path, containers: Sequence[Container]) -> None:
     print("\nAll is healthy:")
     for service, port, line in ADDRESSES:
         print("  " + line.format(ports[service, port], env=env_file))
-    print(f"Keys and passwords for other programs are in {env_file}.")
+    print(f"Logins, keys and passwords are in {env_file}.")
+    elsewhere = "" if env_file == USUAL_ENV_FILE else f" ENV_FILE={env_file}"
+    print(f"Next: make process{elsewhere} has a run done and shows it; the page is at the first address.")
 
 
 def read_variable(env_file: Path, name: str) -> str:

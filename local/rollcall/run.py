@@ -5,6 +5,7 @@ one directory; what an earlier run left running there is ended before anything s
 """
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from rollcall.ports import HOST
 from rollcall.processes import Register, StartError
 from rollcall.run_directory import RunDirectory, claim, write_variables
 from rollcall.servers import http_status
-from rollcall.stack import Ports, RunSettings, Stack
+from rollcall.stack import USUAL_DIRECTORY, Ports, RunSettings, Stack
 from rollcall.supervisor import Signals, StoppedError, Supervisor
 from serving.settings import SettingsError
 
@@ -143,10 +144,11 @@ def _say_ready(stack: Stack, *, seconds: float) -> None:
         say_of("gateway", f"port {settings.gateway_port_2} is taken, so only {stack.ports.gateway} is served")
     say(f"ready: {stack.url}")
     token = ' -H "Authorization: Bearer $API_TOKEN"' if settings.passed_on.get("API_TOKEN") else ""
-    say_of("users", f"curl{token} '{stack.url}/data?limit=3'")
+    say_of("users", f"in a browser, or curl{token} '{stack.url}/data?limit=3'")
     say_of("new files", f"into {shown(directory.buckets / settings.source_bucket)}, or make upload DIR=...")
-    say_of("run now", f"curl{token} -X POST {stack.url}/data")
-    say_of("keys, logs", f"{shown(directory.env)}, {shown(directory.path / 'logs')}")
+    say_of("logins, logs", f"{shown(directory.env)}, {shown(directory.path / 'logs')}")
+    elsewhere = "" if directory.path == USUAL_DIRECTORY else f" RUN_DIR={shlex.quote(str(directory.path))}"
+    say_of("next", f"make process{elsewhere}, in another terminal: has a run done and shows it")
     say(f"Started in {seconds:.1f} s; Ctrl-C stops it.")
 
 

@@ -79,9 +79,9 @@ def claim(path: Path) -> Iterator[RunDirectory]:
     try:
         _make(path)
         lock = (path / "lock").open("a+")
-    except PermissionError as error:
+    except OSError as error:
         raise StartError(
-            f"{error.filename} is not open to this account: set RUN_DIR to a directory of yours"
+            f"{error.filename}: {error.strerror}. Set RUN_DIR to a directory of yours, new or empty"
         ) from error
     with lock:
         try:
@@ -99,6 +99,9 @@ def claim(path: Path) -> Iterator[RunDirectory]:
 
 
 def _make(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()) and not (path / "lock").exists():
+        # `make clean` removes all of it
+        raise StartError(f"{path} holds files of somebody else: set RUN_DIR to a new or empty directory")
     if not path.exists():
         path.mkdir(parents=True)
         # nobody may list it, but an unprivileged PostgreSQL may pass through

@@ -14,6 +14,7 @@ from rollcall.servers import OWNER, Key, Postgres, Rclone, find_home, script
 from serving.settings import Environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+USUAL_DIRECTORY = REPOSITORY / ".run"
 REGION = "us-east-1"
 DATABASE = "rollcall"
 # What a user's environment may say about other programs, and must not say about ours.
@@ -42,7 +43,7 @@ class RunSettings:
         """Reads the environment; SettingsError names everything that is wrong with it."""
         env = Environment(mapping)
         settings = cls(
-            directory=Path(env.text("RUN_DIR", str(REPOSITORY / ".run"))).absolute(),
+            directory=Path(env.text("RUN_DIR", str(USUAL_DIRECTORY))).absolute(),
             gateway_port=env.integer("GATEWAY_PORT", 8080, minimum=0, maximum=65535),
             gateway_port_2=env.integer("GATEWAY_PORT_2", 5000, minimum=0, maximum=65535),
             postgres_port=env.integer("POSTGRES_PORT", 5432, minimum=0, maximum=65535),

@@ -6,7 +6,7 @@ from pathlib import Path
 import urllib3
 
 from rollcall.run_directory import read_variables
-from rollcall.stack import REPOSITORY
+from rollcall.stack import REPOSITORY, USUAL_DIRECTORY
 
 TIMEOUT = urllib3.Timeout(connect=3, read=30)
 
@@ -18,7 +18,7 @@ class NotUpError(Exception):
 def find_stack(environ: Mapping[str, str], address: str) -> Mapping[str, str]:
     """The variables of the stack whose `address` answers, or of the one that STACK names."""
     files = {
-        "run": Path(environ.get("RUN_DIR") or REPOSITORY / ".run") / "env",
+        "run": Path(environ.get("RUN_DIR") or USUAL_DIRECTORY) / "env",
         "compose": Path(environ.get("ENV_FILE") or REPOSITORY / "local" / ".env"),
     }
     chosen = environ.get("STACK", "")

@@ -232,6 +232,25 @@ def test_a_second_run_in_the_same_directory_says_that_there_is_one(runs: Runs):
     assert run.status("/healthz") == 200
 
 
+@pytest.mark.parametrize(
+    ("place", "want"),
+    [
+        ("file", "{}/logs: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
+        ("file/run", "{}: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
+        ("full", "{} holds files of somebody else: set RUN_DIR to a new or empty directory\n"),
+    ],
+)
+def test_a_directory_that_cannot_be_used_is_named(runs: Runs, tmp_path: Path, place: str, want: str):
+    """Nor is one used that holds anything of somebody else: make clean would remove it."""
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter").touch()
+    run = runs.start(RUN_DIR=str(tmp_path / place))
+    assert run.process.wait(30) == 1
+    assert run.said() == want.format(tmp_path / place)
+    assert [file.name for file in (tmp_path / "full").iterdir()] == ["letter"]
+
+
 def test_each_taken_port_is_named_with_its_variable(runs: Runs):
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         ports = [listener.getsockname()[1] for listener in (first, second)]

@@ -2,6 +2,8 @@ import re
 import stat
 from pathlib import Path
 
+import pytest
+
 from rollcall.env_file import fill_in, main
 
 EXAMPLE = """# Passwords: generate
@@ -28,3 +30,44 @@ def test_the_file_is_private_and_written_once(tmp_path: Path):
     main(example, target)
     assert target.read_text() == first
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def write(tmp_path: Path, text: str) -> tuple[Path, Path]:
+    example, target = tmp_path / ".env.example", tmp_path / ".env"
+    example.write_text(
+        "# Settings\nGATEWAY_PORT=8080\nINTERVAL_S=1500\nPOSTGRES_PASSWORD=generate\nLEVEL=info\n"
+    )
+    target.write_text(text)
+    return example, target
+
+
+def test_what_an_older_file_lacks_is_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    example, target = write(tmp_path, "GATEWAY_PORT=1\nLEVEL=debug")
+    assert main(example, target) == 0
+    got = target.read_text()
+    assert re.fullmatch(
+        r"GATEWAY_PORT=1\nLEVEL=debug\nINTERVAL_S=1500\nPOSTGRES_PASSWORD=[A-Za-z0-9]{32}\n", got
+    )
+    assert capsys.readouterr().out == f"{target} has got what it lacked: INTERVAL_S, POSTGRES_PASSWORD\n"
+    assert main(example, target) == 0
+    assert (target.read_text(), capsys.readouterr().out) == (got, "")
+
+
+def test_everything_that_is_wrong_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text = "GATEWAY_PORT=web\n\n# so\nINTERVAL_S=0\nPOSTGRES_PASSWORD=\nLEVEL\nLEVLE=info\nLEVEL=any\n"
+    example, target = write(tmp_path, text)
+    assert main(example, target) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{target}: line 1: GATEWAY_PORT is 'web', wanted a port from 0 to 65535",
+        f"{target}: line 4: INTERVAL_S is '0', wanted a whole number from 1 on",
+        f"{target}: line 5: POSTGRES_PASSWORD has no value, wanted a password or key",
+        f"{target}: line 6: 'LEVEL' is not of the form NAME=value",
+        f"{target}: line 7: LEVLE is no setting: local/.env.example has all there are",
+    ]
+    assert target.read_text() == text
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    example, _ = write(tmp_path, "")
+    assert main(example, tmp_path / "nowhere" / ".env") == 1
+    assert "No such file or directory" in capsys.readouterr().err
