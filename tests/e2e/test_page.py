@@ -1,80 +1,37 @@
 """The page in a real browser, Debian's Chromium: over both functions, the gateway, a database and a store."""
 
-import os
 import re
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from io import BytesIO
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from minio import Minio
+from e2e.site import CHROMIUM, Site, open_site
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-from rig import REGION, Gateway, prepare_database, run_function
 
 from rollcall.ports import HOST
-from rollcall.samples import samples
-from rollcall.servers import Key, Postgres, rclone_s3, serving
+from rollcall.servers import Postgres
+from serving.postgres import RUN_LOCK
 
 pytestmark = pytest.mark.browser
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 HOSTILE = "<script>document.title='taken over'</script>"
-KEY = Key("page-root", "page-root-secret")
 Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def address(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The gateway's address after a run over the sample files, and one user with a hostile name."""
+def site(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The sample files, and one user with a hostile name."""
+    hostile = f"first_name, last_name, birthts\n{HOSTILE}, King, 612302400000\n".encode()
     home = tmp_path_factory.mktemp("page")
-    with ExitStack() as stack:
-        database = prepare_database(postgres, f"page_{os.getpid()}")
-        store = stack.enter_context(rclone_s3(home, keys=[KEY]))
-        put_files(store.port)
-        env = {
-            "MINIO_ENDPOINT": f"http://{HOST}:{store.port}",
-            "MINIO_ACCESS_KEY": KEY.access,
-            "MINIO_SECRET_KEY": KEY.secret,
-            "WORKERS": "2",
-        }
-        functions = {
-            name: stack.enter_context(
-                run_function(name, {**database.env(name.replace("-", "_")), **env}, home=home / name)
-            )
-            for name in ("process-users", "get-data")
-        }
-        gateway = stack.enter_context(
-            serving(
-                lambda port: Gateway(
-                    port=port,
-                    process_users=functions["process-users"],
-                    get_data=functions["get-data"],
-                    home=home / "gateway",
-                )
-            )
-        )
-        run = urllib.request.Request(f"{gateway.url}/data", method="POST")  # noqa: S310  our own
-        with urllib.request.urlopen(run, timeout=60) as response:  # noqa: S310
-            assert b'"state": "ok"' in response.read()
-        yield gateway.url
+    with open_site(postgres, home, more_files={"hostile.csv": hostile}) as site:
+        yield site
 
 
-def put_files(port: int) -> None:
-    client = Minio(
-        endpoint=f"{HOST}:{port}",
-        access_key=KEY.access,
-        secret_key=KEY.secret,
-        secure=False,
-        region=REGION,
-    )
-    for bucket in ("src-data", "processed-data"):
-        client.make_bucket(bucket_name=bucket)
-    files = {sample.key: sample.body for sample in samples()}
-    files["hostile.csv"] = f"first_name, last_name, birthts\n{HOSTILE}, King, 612302400000\n".encode()
-    for key, content in files.items():
-        client.put_object(bucket_name="src-data", object_name=key, data=BytesIO(content), length=len(content))
+@pytest.fixture(scope="module")
+def address(site: Site) -> str:
+    """The gateway's address."""
+    return site.url
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +58,7 @@ def open_page(browser: Browser, address: str) -> Iterator[Open]:
             )
             stack.callback(context.close)
             page = context.new_page()
-            page.on("console", lambda message: complaints.append(message.text))
+            page.on("console", lambda message: complaints.append(f"{message.text} {message.location}"))
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.goto(path)
             return page
@@ -186,7 +143,7 @@ def test_see_a_picture(open_page: Open):
 def test_names_stay_text(open_page: Open):
     page = open_page("/?min_age=30")
     expect(page.get_by_role("row").filter(has_text="hostile")).to_contain_text(HOSTILE)
-    assert page.title() == "Rollcall"
+    assert page.title().endswith("Rollcall")
 
 
 def test_copy_the_command(open_page: Open, address: str):
@@ -234,6 +191,68 @@ def test_nothing_is_in_anybodys_way(open_page: Open, path: str, scheme: str, wid
     assert page.evaluate("document.documentElement.scrollWidth") == width
     light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert (sum(light) > 382) == (scheme == "light")
+
+
+@contextmanager
+def run_going_on(site: Site) -> Iterator[Callable[..., None]]:
+    """A run that holds the lock and has listed 40 files; call what is given to set its counts."""
+
+    def set_counts(listed: int, upserted: int) -> None:
+        holder.run(
+            """
+            update runs
+            set listed = cast(:listed as bigint), upserted = cast(:upserted as bigint)
+            where state = 'running'
+            """,
+            listed=listed,
+            upserted=upserted,
+        )
+
+    with closing(site.database.connect()) as holder:
+        holder.run("select pg_advisory_lock(:lock)", lock=RUN_LOCK)
+        holder.run("insert into runs (state, pid, listed) values ('running', pg_backend_pid(), 40)")
+        yield set_counts
+        holder.run("update runs set state = 'ok', ended_at = now() where state = 'running'")
+
+
+def test_watch_a_run(open_page: Open, site: Site):
+    """Its counts follow it, and at its end there is a link to what it made of the users."""
+    with run_going_on(site) as set_counts:
+        page = open_page("/?min_age=30")
+        running = page.get_by_role("region", name="The run going on")
+        expect(running).to_contain_text("40 of about 202 files listed, 0 users stored")
+        expect(running.get_by_role("progressbar")).to_have_js_property("value", 40)
+        assert Axe().run(page).violations_count == 0
+        set_counts(150, 1_234)
+        expect(running).to_contain_text("150 of about 202 files listed, 1,234 users stored", timeout=15_000)
+        expect(running.get_by_role("progressbar")).to_have_js_property("value", 150)
+    expect(running.get_by_role("status")).to_contain_text("It has ended: ok.", timeout=15_000)
+    running.get_by_role("link", name="Show the new state").click()
+    expect(page).to_have_url(re.compile(r"/\?min_age=30$"))
+    expect(page.locator("#users")).to_be_visible()
+    assert running.count() == 0
+
+
+def test_watch_a_run_without_scripts(open_page: Open, site: Site):
+    with run_going_on(site) as set_counts:
+        page = open_page("/?min_age=30", java_script_enabled=False)
+        running = page.get_by_role("region", name="The run going on")
+        expect(running).to_contain_text("40 of about 202 files listed")
+        set_counts(150, 0)
+        running.get_by_role("link", name="Look again").click()
+        expect(running).to_contain_text("150 of about 202 files listed")
+        expect(page).to_have_url(re.compile(r"/\?min_age=30$"))
+
+
+def test_filter_and_rejects_are_a_step_away(open_page: Open):
+    """From the top of a long page, and the filter stays beside it."""
+    page = open_page()
+    page.get_by_role("navigation", name="On this page").get_by_role("link", name="Rejected").click()
+    expect(page.get_by_role("heading", name="rejected files")).to_be_in_viewport()
+    page.go_back()
+    page.locator(".users tbody tr").nth(60).scroll_into_view_if_needed()
+    expect(page.get_by_role("button", name="Show")).to_be_in_viewport()
+    expect(page.get_by_role("columnheader", name="Born")).to_be_in_viewport()
 
 
 def test_errors_are_pages_too(browser: Browser, address: str):

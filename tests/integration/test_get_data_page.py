@@ -106,7 +106,10 @@ def test_totals_are_of_the_filter_and_the_chart_is_of_all(client: FlaskClient, d
     assert bars[3] == "30 to 39 years: 3 users, shown"
     assert bars[7] == "70 to 79 years: 1 user"
     assert 'href="/?min_age=70&amp;max_age=79"' in text
+    assert '3 users <span class="soft">of 5</span>' in text
+    assert "<title>3 users " in text
     with_picture = browse(client, "/?is_image_exists=true").text
+    assert '1 user <span class="soft"> with a picture</span>' in with_picture
     assert 'href="/?is_image_exists=True&amp;min_age=30&amp;max_age=39"' in with_picture
 
 
@@ -153,6 +156,32 @@ def test_runs_and_what_was_rejected(client: FlaskClient, database: Database):
     ):
         assert want in text
     assert "is going on" not in text
+
+
+@pytest.mark.parametrize(
+    ("minutes", "state", "is_late"), [(5, "ok", False), (61, "ok", True), (5, "failed", True)]
+)
+def test_how_far_the_users_can_be_relied_on(
+    client: FlaskClient, database: Database, minutes: int, state: str, is_late: bool
+):
+    """When the last good run ended, whether that is long ago, and what the next one has to look at again."""
+    assert "No run has ended well yet." in browse(client, "/").text
+    database.run(
+        """
+        insert into runs (state, pid, ended_at)
+        values ('ok', 1, now() - cast(:minutes || ' minutes' as interval)), (:state, 1, now())
+        """,
+        minutes=minutes,
+        state=state if state != "ok" or minutes < 60 else "failed",
+    )
+    database.run(
+        "insert into ledger (key, revision, user_id, reason, detail) "
+        "values ('7.csv', 1, '7', 'unreadable', '')"
+    )
+    text = browse(client, "/").text
+    assert ('<span class="dot late"></span>In step' in text) == is_late
+    assert "1 file is due to be read again." in text
+    assert client.get("/stats").get_json()["due"] == 1
 
 
 def test_the_run_going_on_is_shown_with_its_progress(client: FlaskClient, database: Database):
@@ -202,7 +231,7 @@ def test_a_token_is_asked_for_and_named_in_the_command(database: Database):
 
 
 def test_assets_are_kept_for_ever_by_their_names(client: FlaskClient):
-    paths = re.findall('"(/assets/[^"]*)"', browse(client, "/").text)
+    paths = set(re.findall('"(/assets/[^"]*)"', browse(client, "/").text))
     assert len(paths) == 3
     for path in paths:
         got = client.get(path)

@@ -146,8 +146,8 @@ _SCHEMAS: Json = {
             },
             "data_version": _COUNT,
             "last_run": _RUN,
-            "last_ok_run": _RUN,
-            "due": {**_COUNT, "description": "objects that could not be read: the next run tries again"},
+            "last_ok_run": {**_RUN, "description": "as of its end, users are what the bucket says"},
+            "due": {**_COUNT, "description": "objects that the next run reads again, changed or not"},
         },
     },
 }

@@ -72,7 +72,8 @@ class Age:
 class Overview:
     """What is shown; `ages` are those of all users with the filter's pictures, whatever ages it asks for.
 
-    `last` is the user id that the next page starts behind, None on the last page.
+    `last` is the user id that the next page starts behind, None on the last page. `due` objects
+    are read again by the next run, changed or not.
     """
 
     users: list[User]
@@ -82,6 +83,7 @@ class Overview:
     in_step: datetime | None
     rejects: list[Reject]
     rejected: int
+    due: int
 
 
 def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
@@ -89,7 +91,7 @@ def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
     everybody = replace(asked, min_age=None, max_age=None, after=None)
     with pool.connection() as connection, connection.transaction(snapshot=True):
         text, last, more = _fetch(connection, build_page(asked, today, HTML))[0][2:]
-        ages = _fetch(connection, build_stats(everybody, today))[0][1]
+        _, ages, _, _, due = _fetch(connection, build_stats(everybody, today))[0]
         runs = _fetch(connection, build_runs(SHOWN_RUNS))
         success = _fetch(connection, build_last_success())
         rejects = _fetch(connection, build_rejects(SHOWN_REJECTS))
@@ -101,6 +103,7 @@ def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
         in_step=success[0][0] if success else None,
         rejects=[Reject(*reject[:3]) for reject in rejects],
         rejected=rejects[0][3] if rejects else 0,
+        due=due,
     )
 
 

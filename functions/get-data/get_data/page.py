@@ -1,7 +1,7 @@
 """The pages for people: templates filled with what was read, and what a browser may load for them."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -11,10 +11,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from get_data import chart
 from get_data.assets import PATHS
 from get_data.filters import Filter
-from get_data.overview import Overview, select_ages
+from get_data.overview import Overview, Run, select_ages
 from serving.problems import ProblemError
 
 USERS_A_PAGE = 100
+LATE_AFTER = timedelta(hours=1)  # as in the alert that the README proposes
 PAGE_SIZES = (25, USERS_A_PAGE, 500, 1_000)
 
 
@@ -22,6 +23,7 @@ def render_users(overview: Overview, asked: Filter, *, host: str, needs_token: b
     """Return the page of the users that match; `host` is this service's address as its client knows it."""
     ages = select_ages(overview.ages, asked)
     count = sum(age.users for age in ages)
+    now = datetime.now(UTC)
     running = [run for run in overview.runs if run.state == "running"]
     ended = [run for run in overview.runs if run.state != "running"]
     return _open_template("users.html").render(
@@ -41,7 +43,9 @@ def render_users(overview: Overview, asked: Filter, *, host: str, needs_token: b
         curl=_to_curl(f"{host}{to_data_address(asked)}", needs_token=needs_token),
         page_sizes=PAGE_SIZES,
         users_a_page=USERS_A_PAGE,
-        now=datetime.now(UTC),
+        with_picture={None: "", True: " with a picture", False: " without a picture"}[asked.is_image_exists],
+        is_late=_is_late(overview, ended, now),
+        now=now,
     )
 
 
@@ -88,6 +92,11 @@ def to_ago(moment: datetime, now: datetime) -> str:
             number = int(seconds // size)
             return f"{number} {unit}{'s' if number > 1 else ''} ago"
     return "just now"
+
+
+def _is_late(overview: Overview, ended: list[Run], now: datetime) -> bool:
+    failed = bool(ended) and ended[0].state != "ok"
+    return failed or overview.in_step is None or now - overview.in_step > LATE_AFTER
 
 
 def _to_curl(address: str, *, needs_token: bool) -> str:
