@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hmac
-import io
 import json
 import logging
 import re
@@ -18,11 +17,11 @@ from flask import Request, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 
+from serving.bodies import receive_body
 from serving.logs import log, log_error
 from serving.metrics import Gauge, Look, count_request, prepare_metrics, to_text
 from serving.problems import ProblemError, add_problem_headers, to_response
 
-MAX_BODY_BYTES = 1 << 20
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Handler = Callable[..., Response]
@@ -77,7 +76,7 @@ class Application:
         started = time.perf_counter()
         template = ""
         try:
-            _check_body(request)
+            receive_body(request)
             route, variables = self._match(request)
             template = route.path
             _check_token(request, route.token)
@@ -96,8 +95,10 @@ class Application:
     def _match(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         _check_path(request)
         try:
-            if request.environ["PATH_INFO"].startswith("//"):
-                raise NotFound  # the map would take //data for /data
+            # The map would take //data for /data. SCRIPT_NAME is a header that the server believes when it is
+            # sent from its own machine: a gateway there that goes by paths would see another path.
+            if request.environ["PATH_INFO"].startswith("//") or request.environ.get("SCRIPT_NAME"):
+                raise NotFound
             return self._map.match(request.path, request.method)  # pyright: ignore[reportReturnType]
         except MethodNotAllowed as error:
             allowed = ", ".join(sorted(error.valid_methods or ()))
@@ -180,21 +181,6 @@ def _check_path(request: Request) -> None:
         raise ProblemError("path_malformed", "the path is not percent-encoded UTF-8") from error
     if _CONTROL.search(text):
         raise ProblemError("path_malformed", "the path holds control characters")
-
-
-def _check_body(request: Request) -> None:
-    """Refuse what is too long, or says not how long it is, without reading it."""
-    if "Transfer-Encoding" in request.headers:
-        raise _refuse_body(request, "length_required", "a body is accepted with a Content-Length alone")
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        came = f"the body has {request.content_length} bytes"
-        raise _refuse_body(request, "body_too_large", f"{came}, accepted are at most {MAX_BODY_BYTES}")
-
-
-def _refuse_body(request: Request, code: str, detail: str) -> ProblemError:
-    # The framework reads what is left of a body after every answer: there shall be nothing left.
-    request.environ["wsgi.input"] = io.BytesIO()
-    return ProblemError(code, detail, headers={"Connection": "close"})
 
 
 def _check_token(request: Request, token: str | None) -> None:

@@ -13,7 +13,7 @@ from serving.problems import CODES
 
 Json = dict[str, Any]
 # What any request can meet.
-EVERYWHERE = ("path_malformed", "length_required", "body_too_large", "internal")
+EVERYWHERE = ("path_malformed", "body_timeout", "length_required", "body_too_large", "internal")
 PARAMETERS = (
     "query_malformed",
     "parameter_unknown",

@@ -24,6 +24,7 @@ CODES: dict[str, int] = {
     "image_not_found": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "body_timeout": 408,
     "length_required": 411,
     "body_too_large": 413,
     "http_version": 505,

@@ -1,22 +1,14 @@
 """Files of every kind of dirt among good ones: each is rejected for its reason, the good ones are taken."""
 
 from collections import Counter
-from collections.abc import Iterator
 from random import Random
 
-import pytest
 from hostile.amounts import RECORDS_A_KIND, SEED
 from hostile.dirt import KINDS, build_files, build_good
 from pipeline import Pipeline
-from rig import Bucket, Count, Database
+from rig import Count
 
 GOOD = 100
-
-
-@pytest.fixture
-def pipeline(bucket: Bucket, database: Database) -> Iterator[Pipeline]:
-    with Pipeline(bucket, database) as pipeline:
-        yield pipeline
 
 
 def put_all(pipeline: Pipeline, files: dict[str, bytes]) -> None:

@@ -247,3 +247,66 @@ def test_logs_are_json_without_user_ids(gateway: Gateway) -> None:
     text = (gateway.home / "gateway.log").read_text()
     assert all(isinstance(json.loads(line), dict) for line in text.splitlines())
     assert "hidden" not in text
+
+
+def test_a_body_without_a_length_is_not_passed_on(gateway: Gateway) -> None:
+    before = len(gateway.process_users.requests())
+    for body in (b"3\r\nabc\r\n0\r\n\r\n", b"3\r\nab", b"zz\r\nabc\r\n0\r\n\r\n", b""):
+        with socket.create_connection((HOST, gateway.port), timeout=20) as client:
+            client.sendall(b"POST /data HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+            answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 411 ")
+        assert b'"code":"length_required"' in answer
+    assert len(gateway.process_users.requests()) == before
+
+
+def test_a_body_that_is_too_long_is_refused_unread(gateway: Gateway) -> None:
+    before = len(gateway.process_users.requests())
+    for length in (1_000_000, 1_048_577, 10**15):
+        with socket.create_connection((HOST, gateway.port), timeout=5) as client:
+            client.sendall(b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nabc" % length)
+            answer = client.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 413 "), length
+        assert b'"code":"body_too_large"' in answer
+    assert len(gateway.process_users.requests()) == before
+
+
+def test_no_request_hides_in_another(gateway: Gateway) -> None:
+    """Whatever two servers could understand differently is understood once, here."""
+    hidden = b"POST /events HTTP/1.1\r\nHost: x\r\n\r\n"
+    length = len(hidden)
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (length, hidden)
+    for headers, body in (
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n" + hidden),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", chunk),
+        (b"Transfer-Encoding: xchunked\r\nContent-Length: 0\r\n", hidden),
+        (b"Transfer-Encoding:\tchunked\r\nContent-Length: 0\r\n", hidden),
+        (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", chunk),
+        (b"Transfer-Encoding : chunked\r\nContent-Length: 0\r\n", hidden),
+        (b"Content-Length: 0\r\nContent-Length: %d\r\n" % length, hidden),
+        (b"Content-Length: 0, %d\r\n" % length, hidden),
+        (b"Content-Length: +%d\r\n" % length, hidden),
+        (b"Content-Length: 0x%x\r\n" % length, hidden),
+        (b"Content-Length: -1\r\n", hidden),
+        (b"X: a\rContent-Length: 0\r\n", hidden),
+        (b"X: a\x00\r\n", hidden),
+        (b"Content-Length: %d\r\n" % length, hidden),
+    ):
+        before = [len(upstream.requests()) for upstream in (gateway.get_data, gateway.process_users)]
+        with socket.create_connection((HOST, gateway.port), timeout=5) as client:
+            client.sendall(
+                b"GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + headers + b"\r\n" + body
+            )
+            answer = client.recv(65536)
+        assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 4", b"HTTP/1.1 501 ")), (headers, answer)
+        after = [len(upstream.requests()) for upstream in (gateway.get_data, gateway.process_users)]
+        assert after[0] - before[0] == answer.startswith(b"HTTP/1.1 200 "), (headers, answer)
+        assert after[1] == before[1], headers
+
+
+@pytest.mark.parametrize(
+    "name", ["SCRIPT_NAME", "Script_Name", "PATH_INFO", "X_Forwarded_For", "CONTENT_LENGTH"]
+)
+def test_headers_that_look_like_variables_are_not_passed_on(gateway: Gateway, name: str) -> None:
+    assert gateway.ask("GET", "/runs/metrics", **{name: "/runs"})[0] == 200
+    assert name.lower() not in gateway.process_users.requests()[-1]["headers"]

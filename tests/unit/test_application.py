@@ -6,7 +6,8 @@ import pytest
 from flask import Request, Response
 from werkzeug.test import Client, TestResponse
 
-from serving.application import MAX_BODY_BYTES, Application, Route, to_json
+from serving.application import Application, Route, to_json
+from serving.bodies import MAX_BODY_BYTES
 from serving.logs import configure, log, log_error
 from serving.problems import ProblemError
 
@@ -234,3 +235,8 @@ def test_logs_keep_to_their_level_and_to_one_line(capsys: pytest.CaptureFixture[
     (line,) = capsys.readouterr().out.splitlines()
     assert (json.loads(line)["event"], json.loads(line)["more"]) == ("loud", "a\nb")
     assert "Ada" not in line
+
+
+def test_the_path_is_the_whole_path_whatever_a_header_says():
+    response = serve().get("/data", environ_overrides={"SCRIPT_NAME": "/runs", "RAW_URI": "/runs/data"})
+    assert code(response) == (404, "not_found")
