@@ -22,7 +22,7 @@ import urllib3
 from rich.console import Console
 from rich.text import Text
 
-from rollcall.progress import Run, Show, open_progress
+from rollcall.progress import Run, Show, count, open_progress
 from rollcall.whereabouts import NotUpError, find_stack
 
 Answer = tuple[int, dict[str, Any]]  # status, and the report or problem
@@ -126,17 +126,17 @@ def say_report(report: Mapping[str, Any], service: Service, console: Console) ->
     console.print(Text.assemble((title, "bold green"), " ", _describe_counts(report)))
     output = report["output"]
     if report["run_id"] is not None:
-        console.print(f"{output['bucket']}/{output['key']} has {_count(output['rows'], 'user')}")
-    count, rejects = report["rejected"], report["rejects"][:SHOWN_REJECTS]
-    if not count:
+        console.print(f"{output['bucket']}/{output['key']} has {count(output['rows'], 'user')}")
+    rejected, rejects = report["rejected"], report["rejects"][:SHOWN_REJECTS]
+    if not rejected:
         return
-    console.print(Text(f"{_count(count, 'file')} rejected:", "bold yellow"))
+    console.print(Text(f"{count(rejected, 'file')} rejected:", "bold yellow"))
     keys = [_shorten(reject["key"]) for reject in rejects]
     for key, reject in zip(keys, rejects, strict=True):
         padded = key.ljust(max(map(len, keys)))
         console.print(Text.assemble("  ", (padded, "bold"), f"  {reject['reason']}: {reject['detail']}"))
-    if count > len(rejects):
-        console.print(f"  and {count - len(rejects):,} more: {service.url}/#rejects")
+    if rejected > len(rejects):
+        console.print(f"  and {rejected - len(rejects):,} more: {service.url}/#rejects")
 
 
 def _call_aside(service: Service, query: str) -> "Future[Answer]":
@@ -188,13 +188,9 @@ def _or_raise(status: int, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe_counts(report: Mapping[str, Any]) -> str:
-    counts = [_count(report["listed"], "file"), f"{report['unchanged']:,} of them unchanged"]
-    counts += [f"{_count(report['upserted'], 'user')} stored", f"{report['removed']:,} removed"]
+    counts = [count(report["listed"], "file"), f"{report['unchanged']:,} of them unchanged"]
+    counts += [f"{count(report['upserted'], 'user')} stored", f"{report['removed']:,} removed"]
     return f"{', '.join(counts)}; {report['seconds']:.1f} s"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _shorten(key: str) -> str:

@@ -28,9 +28,14 @@ def open_progress(console: Console, *, expected: int) -> Iterator[Show]:
         yield _print_changes()
 
 
+def count(number: int, noun: str) -> str:
+    """So many of them, in words."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def describe(run: Run) -> str:
     """The counts so far."""
-    counts = [f"{run['listed']:,} files", f"{run['upserted']:,} users stored"]
+    counts = [count(run["listed"], "file"), f"{count(run['upserted'], 'user')} stored"]
     return ", ".join([*counts, *([f"{run['removed']:,} removed"] if run["removed"] else [])])
 
 

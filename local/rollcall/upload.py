@@ -38,7 +38,8 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
     except (NotUpError, UploadError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{count} files uploaded to {variables['SOURCE_BUCKET']}; the next run reads them")
+    told = "1 file" if count == 1 else f"{count:,} files"
+    print(f"{told} uploaded to {variables['SOURCE_BUCKET']}; next: make process, or the next run by itself")
     return 0
 
 

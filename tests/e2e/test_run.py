@@ -174,7 +174,7 @@ def test_a_client_finds_what_it_needs_and_nobody_else_can_read_it(runs: Runs, tm
     told = subprocess.run(
         upload, cwd=REPOSITORY, env=runs.environment(STACK="run"), capture_output=True, text=True, check=True
     )
-    assert told.stdout == "2 files uploaded to src-data; the next run reads them\n"
+    assert told.stdout == "2 files uploaded to src-data; next: make process, or the next run by itself\n"
     assert {file.name for file in (runs.directory / "buckets" / "src-data").iterdir()} == {
         "日本 1.csv",
         "b.PNG",
