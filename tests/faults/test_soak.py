@@ -77,7 +77,7 @@ class Town:
         """Change a file, and tell of most changes."""
         dice = random.Random(SEED)
         with open_pool() as pool:
-            while not self.ended.wait(0.05):
+            while not self.ended.wait(0.1):
                 key = f"{dice.choice(USERS)}.{dice.choice(['csv', 'csv', 'png'])}"
                 event = CREATED
                 if key in self.model.files and dice.random() < 0.2:
@@ -116,7 +116,7 @@ class Town:
         """Do runs of all kinds."""
         dice = random.Random(SEED + 1)
         with open_pool() as pool:
-            while not self.ended.wait(1):
+            while not self.ended.wait(2):
                 query = dice.choice(["", "", "", "?full=true", "?dry_run=true"])
                 response = pool.request("POST", f"{self.process_users.url}/data{query}")
                 assert response.status == 200, response.data
@@ -126,7 +126,7 @@ class Town:
         """Ask for everything in turn, half of it again with its tag."""
         dice = random.Random(SEED + 2)
         with open_pool() as pool:
-            while not self.ended.wait(0.03):
+            while not self.ended.wait(0.1):
                 path, status = dice.choice(list(reads.items()))
                 response = pool.request("GET", function.url + path)
                 assert response.status == status, (path, response.status, response.data[:200])
