@@ -1,6 +1,5 @@
 """The README and its pages as programs: their blocks of code, in order, and what is shown below a block."""
 
-import os
 import re
 import subprocess
 import sys
@@ -30,6 +29,11 @@ class Block:
     shown: str | None
 
 
+def is_for_containers(block: Block) -> bool:
+    """True of what needs the containers, the others are for `make run`."""
+    return any(name in block.code for name in ("local/.env", "make backup", "make restore", "docker "))
+
+
 def read_text(page: str) -> str:
     return (REPOSITORY / page).read_text(encoding="utf-8")
 
@@ -45,19 +49,31 @@ def read_blocks(page: str) -> list[Block]:
     ]
 
 
-def run_block(block: Block, *, folder: Path, env: Mapping[str, str], places: Mapping[str, str]) -> str:
-    """Run a block in a folder, with other places than those that the page names; returns what it prints."""
+def to_command(block: Block, places: Mapping[str, str]) -> list[str]:
+    """Return what runs a block, with other places than those that the page names."""
     code = block.code
     for named, place in places.items():
         code = code.replace(named, place)
+    return [*_PROGRAMS[block.language], code]
+
+
+def run_block(
+    block: Block,
+    *,
+    folder: Path,
+    env: Mapping[str, str],
+    places: Mapping[str, str],
+    limit_s: float = LIMIT_S,
+) -> str:
+    """Run a block in a folder; returns what it prints."""
     done = subprocess.run(
-        [*_PROGRAMS[block.language], code],
+        to_command(block, places),
         cwd=folder,
-        env={**os.environ, "PYTHONUTF8": "1", **env},
+        env={**env, "PYTHONUTF8": "1"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=limit_s,
         check=False,
     )
     assert done.returncode == 0, f"{block.code}\nended with {done.returncode}: {done.stdout}{done.stderr}"

@@ -2,12 +2,14 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from serving.problems import CODES
 
@@ -97,7 +99,7 @@ def _build_problem(status: int, codes: list[str]) -> Json:
     if status == CODES["unauthorized"]:
         headers = {"WWW-Authenticate": build_header("How the token can be given")}
     content = {"application/problem+json": schema, "text/html": {"type": "string"}}
-    return build_answer(f"Codes: {', '.join(codes)}", content, headers)
+    return build_answer(", ".join(f"`{code}`" for code in codes), content, headers)
 
 
 _PROBLEM: Json = {
@@ -144,7 +146,13 @@ def _open_environment() -> Environment:
     )
     environment.globals["style"] = _read_style
     environment.filters["form"] = _to_form
+    environment.filters["marked"] = _to_marked
     return environment
+
+
+def _to_marked(text: str) -> Markup:
+    """Show as code what stands between backticks."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704  escaped before
 
 
 def _to_form(schema: Json) -> str:

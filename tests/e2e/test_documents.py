@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import urllib3
-from documents import Block, agrees, read_blocks, run_block
+from documents import agrees, is_for_containers, read_blocks, run_block
 
 from rollcall.processes import wait_until
 from rollcall.run_directory import read_variables
@@ -22,11 +22,6 @@ from rollcall.stack import REPOSITORY
 ADDRESS = "http://127.0.0.1:8080"
 START_S = 120
 ANY_PORTS = {"GATEWAY_PORT": "0", "GATEWAY_PORT_2": "0", "POSTGRES_PORT": "0", "MINIO_PORT": "0"}
-
-
-def is_for_containers(block: Block) -> bool:
-    """True of what test_compose.py runs."""
-    return any(word in block.code for word in ("local/.env", "make backup", "make restore", "docker"))
 
 
 @pytest.fixture
@@ -80,7 +75,7 @@ def test_what_a_page_says_to_type_prints_what_it_shows(page: str, clone: Path):
     places = {ADDRESS: read_variables(clone / ".run" / "env")["ROLLCALL_URL"]}
     (clone / ".curlrc").write_text("fail-with-body\nno-progress-meter\n")
     path = os.pathsep.join((os.environ["PATH"], str(packaged_programs() / "bin")))
-    env = {"PATH": path, "CURL_HOME": str(clone), "COLUMNS": "120"}
+    env = {**os.environ, "PATH": path, "CURL_HOME": str(clone), "COLUMNS": "120"}
     for block in blocks:
         got = run_block(block, folder=clone, env=env, places=places)
         assert block.shown is None or agrees(got, block.shown), f"{block.code}\nprints:\n{got}"
