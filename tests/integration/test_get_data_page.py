@@ -199,6 +199,20 @@ def test_the_run_going_on_is_shown_with_its_progress(client: FlaskClient, databa
     assert 'max="200" value="50"' in text
 
 
+def test_of_many_rejects_the_reasons_are_counted(client: FlaskClient, database: Database):
+    database.run(
+        """
+        insert into ledger (key, revision, reason, detail)
+        select n || '.csv', 1, case when n % 4 = 0 then 'not_utf8' else 'row_count' end, ''
+        from generate_series(1, 2000) as n
+        """
+    )
+    text = browse(client, "/").text
+    assert "2,000 rejected files<" in text
+    assert "The first 50 are shown" in text
+    assert "1,500 <code>row_count</code>, 500 <code>not_utf8</code>." in text
+
+
 def test_a_page_for_every_problem(client: FlaskClient):
     for address, status, code in (
         ("/nothing", 404, "not_found"),

@@ -11,6 +11,7 @@ from get_data.queries import (
     Statement,
     build_last_success,
     build_page,
+    build_reasons,
     build_rejects,
     build_runs,
     build_stats,
@@ -60,6 +61,14 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class Reason:
+    """How many files are rejected for one reason."""
+
+    code: str
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class Age:
     """How many users are of one age, and how many of them have a picture."""
 
@@ -82,8 +91,13 @@ class Overview:
     runs: list[Run]
     in_step: datetime | None
     rejects: list[Reject]
-    rejected: int
+    reasons: list[Reason]
     due: int
+
+    @property
+    def rejected(self) -> int:
+        """How many files are rejected, shown or not."""
+        return sum(reason.files for reason in self.reasons)
 
 
 def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
@@ -95,14 +109,15 @@ def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
         runs = _fetch(connection, build_runs(SHOWN_RUNS))
         success = _fetch(connection, build_last_success())
         rejects = _fetch(connection, build_rejects(SHOWN_REJECTS))
+        reasons = _fetch(connection, build_reasons())
     return Overview(
         users=_to_users(text or "", today),
         last=last if more else None,
         ages=[Age(*age) for age in ages],
         runs=[Run(*run) for run in runs],
         in_step=success[0][0] if success else None,
-        rejects=[Reject(*reject[:3]) for reject in rejects],
-        rejected=rejects[0][3] if rejects else 0,
+        rejects=[Reject(*reject) for reject in rejects],
+        reasons=[Reason(*reason) for reason in reasons],
         due=due,
     )
 

@@ -154,15 +154,28 @@ def build_figures() -> Statement:
 
 
 def build_rejects(limit: int) -> Statement:
-    """Return the first rejected keys with reason and detail, each with how many there are in all."""
+    """Return the first rejected keys with reason and detail."""
     return Statement(
         """
-select key, reason, detail, count(*) over ()
+select key, reason, detail
 from rejects
 order by key
 limit cast(:limit as bigint)
 """,
         {"limit": limit},
+    )
+
+
+def build_reasons() -> Statement:
+    """Return each reason and how many keys are rejected for it, the most frequent first."""
+    return Statement(
+        """
+select reason, count(*)
+from rejects
+group by reason
+order by count(*) desc, reason
+""",
+        {},
     )
 
 
