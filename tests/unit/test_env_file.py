@@ -54,11 +54,15 @@ def test_what_an_older_file_lacks_is_added(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_everything_that_is_wrong_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    text = "GATEWAY_PORT=web\n\n# so\nINTERVAL_S=0\nPOSTGRES_PASSWORD=\nLEVEL\nLEVLE=info\nLEVEL=any\n"
+    text = (
+        "GATEWAY_PORT=web\nGATEWAY_PORT=65536\n# so\nINTERVAL_S=0\nPOSTGRES_PASSWORD=\n"
+        "LEVEL\nLEVLE=info\nLEVEL=any\n"
+    )
     example, target = write(tmp_path, text)
     assert main(example, target) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"{target}: line 1: GATEWAY_PORT is 'web', wanted a port from 0 to 65535",
+        f"{target}: line 2: GATEWAY_PORT is '65536', wanted a port from 0 to 65535",
         f"{target}: line 4: INTERVAL_S is '0', wanted a whole number from 1 on",
         f"{target}: line 5: POSTGRES_PASSWORD has no value, wanted a password or key",
         f"{target}: line 6: 'LEVEL' is not of the form NAME=value",
