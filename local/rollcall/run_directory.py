@@ -78,6 +78,7 @@ def claim(path: Path) -> Iterator[RunDirectory]:
     directory = RunDirectory(path)
     try:
         _make(path)
+        # before anything else in it: the lock says whose directory it is
         lock = (path / "lock").open("a+")
     except OSError as error:
         raise StartError(
@@ -92,6 +93,8 @@ def claim(path: Path) -> Iterator[RunDirectory]:
                 f"make run is already at work in {path} (process {lock.read().strip()}): "
                 "stop that one, or set RUN_DIR to have two"
             ) from error
+        (path / "logs").mkdir(mode=0o700, exist_ok=True)
+        (path / "home").mkdir(mode=0o700, exist_ok=True)
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
         lock.flush()
@@ -106,8 +109,6 @@ def _make(path: Path) -> None:
         path.mkdir(parents=True)
         # nobody may list it, but an unprivileged PostgreSQL may pass through
         path.chmod(0o711)
-    (path / "logs").mkdir(mode=0o700, exist_ok=True)
-    (path / "home").mkdir(mode=0o700, exist_ok=True)
 
 
 def read_variables(path: Path) -> dict[str, str]:

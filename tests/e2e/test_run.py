@@ -235,7 +235,7 @@ def test_a_second_run_in_the_same_directory_says_that_there_is_one(runs: Runs):
 @pytest.mark.parametrize(
     ("place", "want"),
     [
-        ("file", "{}/logs: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
+        ("file", "{}/lock: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
         ("file/run", "{}: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
         ("full", "{} holds files of somebody else: set RUN_DIR to a new or empty directory\n"),
     ],
