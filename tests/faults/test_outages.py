@@ -161,10 +161,8 @@ class Town:
     # ------------------------------------------------------------------------------------- what must be true
 
     def check_answer(self, answer: Answer, away: tuple[str, ...]) -> None:
-        """Check that an answer came in time, and is right or says what is away."""
-        self.slowest_s = max(self.slowest_s, answer.seconds)
+        """Check that an answer is right, or says what is away."""
         self.counts["requests"] += 1
-        assert answer.seconds < ANSWERED_S + BUSY_S, f"{answer.path} took {answer.seconds:.1f} s"
         if answer.status == 503:
             self.counts["refused"] += 1
             document = answer.document
@@ -211,19 +209,16 @@ class Town:
             self.model.learn(seen.people)
             self.model.run(remove=self.remove)
             seen = look(owner)
+            owner.run("delete from runs")
         compare(seen, self.world.pipeline, self.model)
         states = Counter(run["state"] for run in seen.runs)
         # A run that lost Postgres cannot write how it ended.
         assert states["running"] == 0
         assert states["lost"] == 0 or "database_unavailable" in away
+        assert {run["error"] for run in seen.runs if run["state"] == "failed"} <= set(away)
         self.counts["runs_ok"] += states["ok"]
         self.counts["runs_failed"] += states["failed"]
         self.counts["runs_lost"] += states["lost"]
-        self.forget_runs()
-
-    def forget_runs(self) -> None:
-        with self.world.owner() as owner:
-            owner.run("delete from runs")
 
     def is_ready(self) -> bool:
         return all(
@@ -244,17 +239,17 @@ class Town:
                 export = threads.submit(self.export, is_struck)
                 wait_until(
                     lambda: is_struck.is_set() or all(map(Future.done, started)),
-                    timeout_s=ANSWERED_S,
+                    timeout_s=BEGUN_S,
                     what="the outage to begin",
                 )
-            struck = time.monotonic()
+            deadline = time.monotonic() + ANSWERED_S + BUSY_S
             for answer in self.ask_everything():
+                self.slowest_s = max(self.slowest_s, answer.seconds)
+                assert answer.seconds < ANSWERED_S + BUSY_S, f"{answer.path} took {answer.seconds:.1f} s"
                 self.check_answer(answer, outage.away)
-            for answer in started:
-                self.check_answer(
-                    answer.result(max(0, struck + ANSWERED_S + BUSY_S - time.monotonic())), outage.away
-                )
-            how = export.result(max(0, struck + ANSWERED_S + BUSY_S - time.monotonic()))
+            for begun in started:
+                self.check_answer(begun.result(max(0, deadline - time.monotonic())), outage.away)
+            how = export.result(max(0, deadline - time.monotonic()))
             self.counts[f"exports_{how}"] += 1
             assert how == "whole" or "database_unavailable" in outage.away
         outage.end(self.world)
@@ -340,4 +335,3 @@ def test_whatever_happens_to_a_server_answers_are_right_or_503_and_all_goes_on_a
         slowest_answer_s=round(inhabited.slowest_s, 1),
         lock_held_at_most_s=round(inhabited.longest_lock_s, 1),
     )
-    assert len(outages) <= inhabited.counts["outages"] or 2 * len(outages) > OUTAGES
