@@ -72,6 +72,9 @@ env:
 
 screenshot: $(VENV)/.tests ## take the picture of the page that README shows (CHROMIUM)
 	@env PYTHONPATH=functions:local:tests "$(VENV)/bin/python" tests/e2e/screenshot.py local/images/page.png
+audit: $(VENV)/.python ## look everything that is pinned up for known vulnerabilities; asks PyPI
+	@$(PYTHON) -m venv "$(VENV)/audit" && "$(VENV)/audit/bin/python" -m pip install --quiet pip-audit==2.10.1
+	"$(VENV)/audit/bin/pip-audit" --strict --disable-pip --require-hashes $(RUNTIME:%=-r %)
 requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
 	@"$(VENV)/bin/python" -m pip install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
 clean: ## remove what make made here: the data of make run and the virtual environment
@@ -84,4 +87,4 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
-.PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs backup restore file python docker env screenshot requirements clean
+.PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs backup restore file python docker env screenshot audit requirements clean

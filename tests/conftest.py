@@ -2,11 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from disclosure import find_disclosures
 from rig import (
     TEMPLATE,
     Bucket,
@@ -96,3 +97,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if numbers and getattr(report, "when", "") == "call":
             text = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in numbers.items())
             terminalreporter.write_line(f"{report.nodeid.rpartition('/')[2]}: {text}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test whose functions, loaded into this process, logged what they should not."""
+    report = yield
+    disclosures = find_disclosures(report.capstdout, {}) if report.passed else []
+    if disclosures:
+        report.outcome = "failed"
+        report.longrepr = f"logged what could be somebody's data: {disclosures[:5]}"
+    return report

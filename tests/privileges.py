@@ -21,6 +21,7 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "select * from runs": ("process_users", "get_data", "reader"),
     "select * from ledger": ("process_users", "reader"),
     "select * from rejects": ("process_users", "get_data", "reader"),
+    "select etag from ledger": ("process_users", "reader"),  # what was in a file is kept nowhere but in users
     "select * from due": ("process_users", "get_data", "reader"),
     "insert into users (user_id, first_name, last_name, birthdate) values ('x', 'x', 'x', now())": (
         "process_users",
@@ -32,6 +33,20 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "insert into runs (state, pid) values ('ok', 1)": ("process_users",),
     "delete from ledger": ("process_users",),
     "delete from state": (),
+    "insert into state default values": (),
+    "truncate ledger": (),
+    "lock table users in access exclusive mode": ("process_users",),
+    "alter table users disable trigger all": (),
+    "create index on users (last_name)": (),
+    "create function f() returns int language sql as 'select 1'": (),
+    "create view mine as select 1": (),
+    "drop schema public": (),
+    "reassign owned by process_users to get_data": (),
+    "grant pg_write_all_data to get_data": (),
+    "select * from pg_shadow": (),
+    "copy users to '/tmp/users'": (),
+    "select lo_import('/etc/passwd')": (),
+    "set log_statement = 'all'": (),
     "truncate users": (),
     "drop table users": (),
     "alter table users add column extra text": (),
@@ -114,6 +129,7 @@ class Objects:
         self.client.set_bucket_policy(bucket_name=bucket, policy=json.dumps(policy))
 
 
+OTHERS = "somebody-elses"
 ALL = ("process-users", "get-data", "uploader")
 # operation: what it is, and the users that may
 OPERATIONS: Mapping[str, tuple[Callable[[Objects], object], tuple[str, ...]]] = {
@@ -138,6 +154,14 @@ OPERATIONS: Mapping[str, tuple[Callable[[Objects], object], tuple[str, ...]]] = 
     "write rejects.csv": (lambda o: o.put(o.output, "rejects.csv"), ("process-users",)),
     "write another output": (lambda o: o.put(o.output, "other.csv"), ()),
     "remove output.csv": (lambda o: o.remove(o.output, "output.csv"), ()),
+    "list a bucket of others": (lambda o: o.list_keys(OTHERS), ()),
+    "read from a bucket of others": (lambda o: o.get(OTHERS, "1.csv"), ()),
+    "write to a bucket of others": (lambda o: o.put(OTHERS, "2.csv"), ()),
+    "read the policy of the source": (lambda o: o.client.get_bucket_policy(bucket_name=o.source), ()),
+    "stop the events": (lambda o: o.client.delete_bucket_notification(bucket_name=o.source), ()),
+    "remove old versions": (lambda o: o.client.delete_bucket_lifecycle(bucket_name=o.source), ()),
+    "look at the server": (lambda o: o.admin.info(), ()),
+    "make a policy": (lambda o: o.admin.policy_add(policy_name="mine", policy={"Statement": []}), ()),
     "make a bucket": (lambda o: o.client.make_bucket(bucket_name="a-bucket-of-mine"), ()),
     "remove a bucket": (lambda o: o.client.remove_bucket(bucket_name=o.output), ()),
     "open the source to all": (lambda o: o.open_to_all(o.source), ()),
@@ -165,7 +189,8 @@ def may_do(operation: Callable[[Objects], object], objects: Objects) -> bool:
 def read_rights_on_store(users: Mapping[str, Objects]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Try every operation as every user; yields each operation with the users that may.
 
-    The source must hold 1.csv, 1.png, 1.JPG, 1.Jpeg and notes.txt, the outputs output.csv and rejects.csv.
+    The source must hold 1.csv, 1.png, 1.JPG, 1.Jpeg and notes.txt, the outputs output.csv and rejects.csv,
+    and the bucket OTHERS 1.csv.
     """
     for name, (operation, _) in OPERATIONS.items():
         yield name, tuple(user for user in ALL if may_do(operation, users[user]))

@@ -19,12 +19,14 @@ from typing import Any
 
 import pytest
 import urllib3
+from disclosure import find_disclosures
 from e2e import scenario
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 from pg8000.native import Connection
 from privileges import (
     OPERATIONS,
+    OTHERS,
     STATEMENTS,
     Objects,
     is_open_to_all,
@@ -276,6 +278,8 @@ def test_each_user_may_do_its_work_and_no_more(compose: Compose) -> None:
     root = to_objects(compose, env["MINIO_ROOT_USER"], env["MINIO_ROOT_PASSWORD"])
     for key in ("1.csv", "1.png", "1.JPG", "1.Jpeg", "notes.txt"):
         root.put("src-data", key)
+    root.client.make_bucket(bucket_name=OTHERS)
+    root.put(OTHERS, "1.csv")
     users = {
         "process-users": to_objects(
             compose, env["PROCESS_USERS_ACCESS_KEY"], env["PROCESS_USERS_SECRET_KEY"]
@@ -329,6 +333,7 @@ def test_log_lines_are_json(compose: Compose) -> None:
         lines = (log.stdout + log.stderr).splitlines()
         assert lines, service
         assert all(isinstance(json.loads(line), dict) for line in lines), service
+        assert find_disclosures(log.stdout + log.stderr, compose.env()) == []
 
 
 def test_logs_are_limited_and_services_come_back(compose: Compose) -> None:

@@ -7,6 +7,6 @@ import os
 import secrets
 
 CUTS = int(os.environ.get("HOSTILE_CUTS", "12"))  # moments at which an export is cut off
-REQUESTS = int(os.environ.get("HOSTILE_REQUESTS", "1500"))  # of nonsense, to each function
+REQUESTS = int(os.environ.get("HOSTILE_REQUESTS", "600"))  # of nonsense, to each function
 RECORDS_A_KIND = int(os.environ.get("HOSTILE_RECORDS_A_KIND", "12"))  # files of each kind of dirt
 SEED = int(os.environ.get("HOSTILE_SEED", str(secrets.randbelow(2**32))))

@@ -17,6 +17,7 @@ from minio.error import S3Error
 from pg8000.native import Connection, DatabaseError
 from privileges import (
     OPERATIONS,
+    OTHERS,
     STATEMENTS,
     Objects,
     is_open_to_all,
@@ -257,6 +258,8 @@ def test_each_user_may_do_its_work_and_no_more(site: Site) -> None:
         root.put(source, key)
     for key in ("output.csv", "rejects.csv"):
         root.put(output, key)
+    root.client.make_bucket(bucket_name=OTHERS)
+    root.put(OTHERS, "1.csv")
 
     assert dict(read_rights_on_store(users)) == {name: allowed for name, (_, allowed) in OPERATIONS.items()}
     assert not is_open_to_all(site.env["MINIO_ENDPOINT"], buckets=(source, output))
