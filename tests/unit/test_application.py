@@ -1,4 +1,5 @@
 import base64
+import hmac
 import json
 from typing import Any
 
@@ -240,3 +241,14 @@ def test_logs_keep_to_their_level_and_to_one_line(capsys: pytest.CaptureFixture[
 def test_the_path_is_the_whole_path_whatever_a_header_says():
     response = serve().get("/data", environ_overrides={"SCRIPT_NAME": "/runs", "RAW_URI": "/runs/data"})
     assert code(response) == (404, "not_found")
+
+
+def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch):
+    """By the function that is made for it: seconds measured here would tell of the machine alone."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or compare(a, b))
+    client = serve()
+    for given in ("token", "toke", "", "wrong-and-longer"):
+        client.post("/data", headers={"Authorization": f"Bearer {given}"})
+    assert compared == [(given, b"token") for given in (b"token", b"toke", b"", b"wrong-and-longer")]
