@@ -35,7 +35,7 @@ test-faults-short: $(VENV)/.tests ## some of each of them, in minutes
 test-hostile: $(VENV)/.tests ## junk, cut exports, slow clients and attackers, at length; make test has a short form of it
 	HOSTILE_CUTS=100 HOSTILE_REQUESTS=10000 HOSTILE_RECORDS_A_KIND=40 \
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/hostile
-bench: $(VENV)/.tests ## measure what is promised about speed and memory
+bench: $(VENV)/.tests $(VENV)/dlt/.peer ## measure what is promised about speed and memory
 	"$(VENV)/bin/python" -m pytest -s tests/bench
 lint: $(VENV)/.tests ## ruff and basedpyright
 	"$(VENV)/bin/ruff" check . && "$(VENV)/bin/ruff" format --check .
@@ -87,4 +87,6 @@ $(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
 $(VENV)/.tests: $(VENV)/.runtime $(TESTS)
 	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
+$(VENV)/dlt/.peer: $(VENV)/.python tests/dlt-requirements.txt
+	@"$(VENV)/bin/python" -m venv "$(VENV)/dlt" && "$(VENV)/dlt/bin/python" -m pip install --quiet --require-hashes -r tests/dlt-requirements.txt && touch $@
 .PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs backup restore file python docker env screenshot audit requirements clean

@@ -16,6 +16,7 @@ from rig import (
     StartFunction,
     Store,
     clone_database,
+    make_buckets,
     prepare_database,
     run_function,
     run_store,
@@ -63,12 +64,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def bucket(store: Store) -> Bucket:
     """Empty buckets with names of the test's own."""
-    suffix = secrets.token_hex(4)
-    bucket = Bucket(store, source=f"src-{suffix}", output=f"out-{suffix}")
-    client = store.client()
-    for name in (bucket.source, bucket.output):
-        client.make_bucket(bucket_name=name)
-    return bucket
+    return make_buckets(store)
 
 
 @pytest.fixture

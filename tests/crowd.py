@@ -1,20 +1,24 @@
 """Many users in a bucket, for what is measured; nine in ten have a picture."""
 
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from io import BytesIO
+from itertools import islice
 from json import loads
 from typing import Any
 
 from minio import Minio
+from minio.commonconfig import SnowballObject
 from rig import REGION, Bucket, Function
 from urllib3 import PoolManager
 
 from rollcall.ports import HOST
 
-THREADS = 16
+THREADS = 2
+OBJECTS_AT_ONCE = 2_000
 FIRST_ID = 100_000
 
 
@@ -28,24 +32,28 @@ class Crowd:
     def pictures(self) -> int:
         return self.count * 9 // 10
 
-    @property
-    def objects(self) -> dict[str, bytes]:
-        """Return every object by its key."""
-        ids = range(FIRST_ID, FIRST_ID + self.count)
-        records = {f"{user_id}.csv": to_record(user_id) for user_id in ids}
-        return records | {f"{user_id}.png": b"\x89PNG\r\n\x1a\n" for user_id in ids[: self.pictures]}
-
     def put(self, bucket: Bucket) -> None:
-        """Put every object, many at a time."""
+        """Put every object, many with each request: MinIO unpacks them."""
+        objects = self._make_objects()
+        parts = iter(lambda: list(islice(objects, OBJECTS_AT_ONCE)), [])
         with PoolManager(maxsize=THREADS) as http, ThreadPoolExecutor(THREADS) as threads:
             client = connect(bucket, http)
-
-            def put(item: tuple[str, bytes]) -> None:
-                key, body = item
-                client.put_object(bucket.source, key, BytesIO(body), len(body))
-
-            for _ in threads.map(put, self.objects.items()):
+            for _ in threads.map(lambda part: client.upload_snowball_objects(bucket.source, part), parts):
                 pass
+
+    def _make_objects(self) -> Iterator[SnowballObject]:
+        for user_id in range(FIRST_ID, FIRST_ID + self.count):
+            yield to_object(f"{user_id}.csv", to_record(user_id))
+            if user_id < FIRST_ID + self.pictures:
+                yield to_object(f"{user_id}.png", b"\x89PNG\r\n\x1a\n")
+
+
+Compare = Callable[..., None]
+FillBucket = Callable[[Crowd], Bucket]
+
+
+def to_object(key: str, body: bytes) -> SnowballObject:
+    return SnowballObject(key, data=BytesIO(body), length=len(body))
 
 
 def connect(bucket: Bucket, http: PoolManager) -> Minio:

@@ -28,6 +28,7 @@ NO_STORE = {
     "MINIO_ACCESS_KEY": "nobody",
     "MINIO_SECRET_KEY": "nothing-at-all",
 }
+AS_IN_IMAGES = {"WORKERS": "2", "THREADS": "8"}
 ROLES = ("process_users", "get_data", "reader")
 
 
@@ -166,6 +167,16 @@ class Bucket:
             "SOURCE_BUCKET": self.source,
             "OUTPUT_BUCKET": self.output,
         }
+
+
+def make_buckets(store: Store) -> Bucket:
+    """Make empty buckets with names of their own."""
+    suffix = secrets.token_hex(4)
+    bucket = Bucket(store, source=f"src-{suffix}", output=f"out-{suffix}")
+    client = store.client()
+    for name in (bucket.source, bucket.output):
+        client.make_bucket(bucket_name=name)
+    return bucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,80 +1,70 @@
-"""The first run over 10,000 users, beside S3 Select and an upsert for one after the other; its memory."""
+"""A first run, its growth and its memory, beside others who read the same records."""
 
-import csv
-import io
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
 
 import psutil
 import pytest
-from crowd import Crowd, connect, run
-from minio import Minio
-from minio.select import CSVInputSerialization, CSVOutputSerialization, SelectRequest
-from pg8000.native import Connection as Driver
-from rig import Bucket, Database, Function, StartFunction
-from urllib3 import PoolManager
+from crowd import Compare, Crowd, FillBucket, run
+from peers import time_dlt, time_original, time_rclone
+from rig import AS_IN_IMAGES, Bucket, Database, Function, StartFunction
 
-FEW, MANY = Crowd(1_000), Crowd(10_000)
-ROUNDS = 3
-FACTOR = 10
 MIB = 1 << 20
-GROWTH = 32 * MIB
-AS_IN_IMAGES = {"WORKERS": "2", "THREADS": "8"}
-UPSERT = """
-insert into original (user_id, first_name, last_name, birthdate, img_path)
-values (:user_id, :first_name, :last_name,
-        timestamptz 'epoch' + cast(:birthts as bigint) * interval '1 ms',
-        :img_path)
-on conflict (user_id) do update
-set first_name = excluded.first_name,
-    last_name = excluded.last_name,
-    birthdate = excluded.birthdate,
-    img_path = excluded.img_path
-"""
-CELLS = "user_id, first_name, last_name, birthdate, img_path"
+FEW, MANY = Crowd(10_000), Crowd(100_000)
+ROUNDS = 5
 
 
 @pytest.mark.parametrize("store", ["minio"], indirect=True)
-def test_cold_run(bucket: Bucket, database: Database, start_function: StartFunction) -> None:
-    env = {**bucket.env, **database.env("process_users"), **AS_IN_IMAGES}
-    FEW.put(bucket)
-    few = measure_peak(start_function("process-users", env), FEW)
-    MANY.put(bucket)
-    forget(database)
-    function = start_function("process-users", env)
-    many = measure_peak(function, MANY)
-    taken = []
+def test_cold_run(
+    fill_bucket: FillBucket, database: Database, start_function: StartFunction, compare: Compare
+) -> None:
+    bucket = fill_bucket(FEW)
+    function = start(start_function, bucket, database)
+    run_cold(function, database, FEW)
+    taken, copies = [], []
     for _ in range(ROUNDS):
-        forget(database)
-        seconds, report = run(function)
-        assert report["upserted"] == MANY.count
-        taken.append(seconds)
-    original = time_original(bucket, database)
-    ratio = original / median(taken)
-    print(
-        f"\n{MANY.count:,} users with {MANY.pictures:,} pictures: a cold run takes {median(taken):.2f} s "
-        f"({', '.join(f'{seconds:.2f}' for seconds in taken)}), S3 Select and an upsert for one after the "
-        f"other {original:.1f} s, {ratio:.1f} times as long; the worker's peak is {many / MIB:.0f} MiB, "
-        f"with {FEW.count:,} users {few / MIB:.0f} MiB"
-    )
-    assert ratio >= FACTOR
-    assert many - few <= GROWTH
+        copies.append(time_rclone(bucket, FEW.count))
+        taken.append(run_cold(function, database, FEW))
+    ours, work = median(taken), "cold run of 10,000 users"
+    compare(1, work, ours, median(copies), beside="rclone copy of the records", at_most=0.55)
+    compare(1, work, ours, time_original(bucket, database), beside="S3 Select one by one", at_most=1 / 12)
+    compare(1, work, ours, time_dlt(bucket, database, FEW.count), beside="dlt, merge", at_most=1 / 12)
 
 
-def forget(database: Database) -> None:
-    """Make the next run the first one."""
+@pytest.mark.parametrize("store", ["minio"], indirect=True)
+def test_growth(
+    fill_bucket: FillBucket, database: Database, start_function: StartFunction, compare: Compare
+) -> None:
+    ratios, peaks = [], []
+    for crowd in (FEW, MANY):
+        bucket = fill_bucket(crowd)
+        function = start(start_function, bucket, database)
+        with sampling(function) as memory:
+            run_cold(function, database, crowd)
+        peaks.append(max(memory.values()) / MIB)
+        rounds = ROUNDS if crowd is FEW else 1
+        copies = median(time_rclone(bucket, crowd.count) for _ in range(rounds))
+        ratios.append(median(run_cold(function, database, crowd) for _ in range(rounds)) / copies)
+    few, many = ratios
+    compare(11, "ours to rclone's, 100,000 users", many, few, beside="10,000 users", unit="x", at_most=1.2)
+    few, many = peaks
+    bound = (few + 32) / few
+    compare(11, "most memory, 100,000 users", many, few, beside="10,000 users", unit="MiB", at_most=bound)
+
+
+def start(start_function: StartFunction, bucket: Bucket, database: Database) -> Function:
+    return start_function("process-users", {**bucket.env, **database.env("process_users"), **AS_IN_IMAGES})
+
+
+def run_cold(function: Function, database: Database, crowd: Crowd) -> float:
+    """Do a run that is the first one, as far as the tables know; returns its seconds."""
     database.run("truncate users, ledger, runs")
     database.run("update state set rules = '', output_version = null, rejects_output_version = null")
-
-
-def measure_peak(function: Function, crowd: Crowd) -> int:
-    """Return the most bytes that a worker has while it does its first run."""
-    with sampling(function) as memory:
-        assert run(function)[1]["upserted"] == crowd.count
-    return max(memory.values())
+    seconds, report = run(function)
+    assert report["upserted"] == report["output"]["rows"] == crowd.count
+    return seconds
 
 
 @contextmanager
@@ -98,40 +88,3 @@ def sampling(function: Function) -> Iterator[dict[int, int]]:
     finally:
         done.set()
         thread.join()
-
-
-def time_original(bucket: Bucket, database: Database) -> float:
-    """Return the seconds that it takes one after the other; both tables must come out the same."""
-    database.run("create table original (like users including all)")
-    connection = database.connect()
-    try:
-        with PoolManager() as http:
-            started = time.perf_counter()
-            do_original(connect(bucket, http), bucket.source, connection)
-            taken = time.perf_counter() - started
-        difference = f"select {CELLS} from users except select {CELLS} from original"  # noqa: S608  constants
-        assert connection.run(difference) == []
-        return taken
-    finally:
-        connection.close()
-
-
-def do_original(client: Minio, bucket: str, connection: Driver) -> None:
-    keys = {listed.object_name or "" for listed in client.list_objects(bucket, recursive=True)}
-    for key in sorted(keys):
-        user_id, _, extension = key.rpartition(".")
-        if extension == "csv":
-            picture = f"{user_id}.png"
-            row = select_record(client, bucket, key)
-            img_path = f"{bucket}/{picture}" if picture in keys else None
-            connection.run(UPSERT, user_id=user_id, img_path=img_path, **row)
-
-
-def select_record(client: Minio, bucket: str, key: str) -> dict[str, str]:
-    request = SelectRequest(
-        "select * from S3Object", CSVInputSerialization(file_header_info="USE"), CSVOutputSerialization()
-    )
-    with client.select_object_content(bucket, key, request) as result:
-        text = b"".join(result.stream()).decode()
-    cells = [cell.strip() for cell in next(csv.reader(io.StringIO(text)))]
-    return dict(zip(("first_name", "last_name", "birthts"), cells, strict=True))

@@ -1,4 +1,4 @@
-"""From the start of get-data's process to its first answer."""
+"""From the start of a function's process to its first answer, and the memory of a worker then."""
 
 import socket
 import time
@@ -6,7 +6,9 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from rig import Database, Function
+import pytest
+from crowd import Compare
+from rig import AS_IN_IMAGES, Database, Function
 
 from rollcall.ports import HOST, choose_port
 from rollcall.processes import start, stop
@@ -14,20 +16,24 @@ from rollcall.processes import start, stop
 ROUNDS = 9
 
 
-def test_start(database: Database, tmp_path: Path) -> None:
-    taken, memory = zip(*(start_once(database, tmp_path / str(n)) for n in range(ROUNDS)), strict=True)
-    print(
-        f"\nget-data: first answer after {median(taken):.2f} s, at least {min(taken):.2f} s; "
-        f"an idle worker has {max(memory) / (1 << 20):.0f} MiB"
-    )
-    assert median(taken) <= 0.5
+@pytest.mark.parametrize(
+    ("name", "at_most_s", "at_most_mib"), [("get-data", 0.35, 60), ("process-users", 0.7, 110)]
+)
+def test_start(
+    name: str, at_most_s: float, at_most_mib: int, database: Database, tmp_path: Path, compare: Compare
+) -> None:
+    started = (start_once(name, database, tmp_path / str(turn)) for turn in range(ROUNDS))
+    taken, memory = zip(*started, strict=True)
+    work = f"{name}: start to first answer"
+    compare(10, work, median(taken), at_most_s, beside="the aim", at_most=1)
+    work = f"{name}: memory of an idle worker"
+    compare(10, work, max(memory) / (1 << 20), at_most_mib, beside="the aim", unit="MiB", at_most=1)
 
 
-def start_once(database: Database, home: Path) -> tuple[float, int]:
+def start_once(name: str, database: Database, home: Path) -> tuple[float, int]:
     """Return seconds to the first answer, and the bytes of a worker then."""
-    function = Function(
-        name="get-data", port=choose_port(), env={**database.env("get_data"), "WORKERS": "2"}, home=home
-    )
+    env = {**database.env(name.replace("-", "_")), **AS_IN_IMAGES}
+    function = Function(name=name, port=choose_port(), env=env, home=home)
     function.prepare()
     started = time.perf_counter()
     process = start(function.program())
