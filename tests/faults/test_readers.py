@@ -14,7 +14,7 @@ from typing import Any
 
 import urllib3
 from faults.amounts import READERS
-from faults.events import send
+from faults.events import CREATED, notification
 from faults.model import record
 from pipeline import ONE_STORE, Pipeline
 from rig import StartFunction
@@ -22,12 +22,13 @@ from rig import StartFunction
 pytestmark = ONE_STORE
 # Users of three kinds, one among the other: of the first, all get another name in one commit of a run; of the
 # second, some in events; the others are never touched. More than one chunk of an export.
-MOVING = [f"{number:04}m" for number in range(700)]
+MOVING = [f"{number:04}m" for number in range(300)]
 TOLD = [f"{number:04}e" for number in range(20)]
-STILL = [f"{number:04}s" for number in range(700)]
+STILL = [f"{number:04}s" for number in range(900)]
 EVERYBODY = sorted([*MOVING, *TOLD, *STILL])
 COMMITS = 4
 PAGE_USERS = 97
+PAUSE_S = 0.05
 FORMATS = ("json", "csv", "ndjson")
 
 Names = list[tuple[str, str]]  # user id and first name, in the order of the answer
@@ -38,7 +39,8 @@ class Library:
     """A bucket that changes, and readers of what is served of it."""
 
     pipeline: Pipeline
-    url: str
+    process_users: str  # their addresses
+    get_data: str
     closed: threading.Event = field(default_factory=threading.Event)
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -51,18 +53,27 @@ class Library:
         """Commit another name for all who move, again and again."""
         for number in range(1, COMMITS + 1):
             self.change(f"Name {number}", MOVING)
-            assert self.pipeline.run()["upserted"] >= len(MOVING)
+            self.run()
             self.counts["runs"] += 1
+
+    def run(self) -> None:
+        with urllib3.PoolManager(retries=False, timeout=60) as pool:
+            response = pool.request("POST", f"{self.process_users}/data")
+        assert response.status == 200, response.data
+        assert response.json()["upserted"] >= len(MOVING)
 
     def tell(self) -> None:
         """Commit events as long as anybody reads."""
-        client = self.pipeline.client(LOG_LEVEL="error")
-        for number, user_id in enumerate(itertools.cycle(TOLD)):
-            if self.closed.wait(0.02):
-                return
-            self.pipeline.put(f"{user_id}.csv", record(f"Event {number}").body)
-            assert send(client, self.pipeline.bucket.source, f"{user_id}.csv") == 204
-            self.counts["events"] += 1
+        headers = {"Authorization": "Bearer events", "Connection": "close"}
+        with urllib3.PoolManager(retries=False, timeout=60, headers=headers) as pool:
+            for number, user_id in enumerate(itertools.cycle(TOLD)):
+                if self.closed.wait(PAUSE_S):
+                    return
+                key = f"{user_id}.csv"
+                self.pipeline.put(key, record(f"Event {number}").body)
+                body = json.dumps(notification(self.pipeline.bucket.source, key, CREATED))
+                assert pool.request("POST", f"{self.process_users}/events", body=body).status == 204
+                self.counts["events"] += 1
 
     def read(self, number: int) -> None:
         """Read all users again and again, by pages or at once."""
@@ -82,14 +93,14 @@ class Library:
                 latest = max(int(name.removeprefix("Name ")) for user_id, name in names if user_id[-1] == "m")
                 assert latest >= seen, "an answer is older than the one before it"
                 seen = latest
-                if self.closed.is_set():
+                if self.closed.wait(PAUSE_S):
                     return
 
     def read_pages(self, pool: urllib3.PoolManager) -> Iterator[Names]:
         """Follow the links from page to page."""
         target: str | None = f"/data?limit={PAGE_USERS}"
         while target:
-            response = pool.request("GET", self.url + target)
+            response = pool.request("GET", self.get_data + target)
             assert response.status == 200, response.data
             names = parse_json(response.data)
             self.check_moment(names)
@@ -101,7 +112,7 @@ class Library:
     def read_all(self, pool: urllib3.PoolManager, form: str) -> Names:
         """Read an export, as soon as there is a place for one."""
         while True:
-            response = pool.request("GET", f"{self.url}/data?format={form}")
+            response = pool.request("GET", f"{self.get_data}/data?format={form}")
             if response.status == 200:
                 return {"json": parse_json, "csv": parse_csv, "ndjson": parse_ndjson}[form](response.data)
             assert response.json()["code"] == "exports_busy"
@@ -136,11 +147,15 @@ def test_each_of_two_hundred_readers_sees_one_moment_while_runs_and_events_commi
     pipeline: Pipeline, start_function: StartFunction, count: Any
 ):
     env = {**pipeline.database.env("get_data"), "WORKERS": "2", "THREADS": "16"}
-    library = Library(pipeline, start_function("get-data", env).url)
+    library = Library(
+        pipeline,
+        start_function("process-users", pipeline.env()).url,
+        start_function("get-data", env).url,
+    )
     library.change("Still", STILL)
     library.change("Event", TOLD)
     library.change("Name 0", MOVING)
-    pipeline.run()
+    library.run()
     with ThreadPoolExecutor(READERS + 1) as threads:
         acting = [threads.submit(closing(library, library.read), number) for number in range(READERS)]
         acting.append(threads.submit(closing(library, library.tell)))
