@@ -19,6 +19,7 @@ from serving.prepared import run_prepared
 from serving.settings import PostgresSettings
 
 CONNECT_TIMEOUT_S = 3
+RECENT_S = 0.02  # since its last use, within which a session is not asked whether it is still there
 SILENT_S = 0.5  # after no answer, before anybody is made to wait for one again
 ANSWER_TIMEOUT_S = 9  # no answer to one message: a frozen server, which cannot obey its own limits
 RUN_LOCK = 20_261_123  # of pg_advisory_lock, held by the run going on: any number that nothing else here uses
@@ -67,7 +68,10 @@ class StatementError(Exception):
 
 
 class Connection:
-    """One session; not to be shared between threads. `broken` once it must not be used again."""
+    """One session; not to be shared between threads. `broken` once it must not be used again.
+
+    `used` is when it was given back last, in seconds of the monotonic clock.
+    """
 
     def __init__(
         self,
@@ -77,6 +81,7 @@ class Connection:
         session: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.broken = False
+        self.used = time.monotonic()
         self._prepared: dict[str, PreparedStatement] = {}
         with self._errors(), ExitStack() as opened:
             connected = opened.enter_context(_open_socket(settings))
@@ -218,7 +223,8 @@ class Pool:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
                 return self.connect()
-            if not connection.is_closed_by_server():
+            # Under load the question would cost a change of threads, for what was true a moment ago.
+            if time.monotonic() - connection.used < RECENT_S or not connection.is_closed_by_server():
                 return connection
             connection.close()
 
@@ -227,6 +233,7 @@ class Pool:
         if connection.broken:
             connection.close()
             return
+        connection.used = time.monotonic()
         with self._lock:
             self._idle.append(connection)
 

@@ -2,15 +2,16 @@
 
 import errno
 import logging
+import socket
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from itertools import chain
 
 from flask import Request, Response
 
-from get_data.exports import STALL_S, to_body, to_gzip, to_pieces, to_stream
+from get_data.exports import STALL_S, read_ahead, to_body, to_gzip, to_pieces, to_stream
 from get_data.formats import Format
 from get_data.negotiation import Representation
 from get_data.users import Lines, Version
@@ -47,7 +48,8 @@ class Answers:
                 return self.send_whole(request, to_body(first, representation.format), representation, etag)
             _check_http_version(request)
             self._take_slot(stack)
-            parts = to_stream(chain((first, second), chunks), representation.format)
+            coming = stack.enter_context(closing(read_ahead(chunks)))
+            parts = to_stream(chain((first, second), coming), representation.format)
             pieces = self._to_pieces(to_gzip(parts) if representation.gzip else parts)
             response = _build(_cutting(pieces), representation.format, etag, gzip=representation.gzip)
             _limit_stalls(request, response)
@@ -113,12 +115,17 @@ def _check_http_version(request: Request) -> None:
 
 def _limit_stalls(request: Request, response: Response) -> None:
     """End an answer that its client has stopped to read."""
-    socket = request.environ.get("gunicorn.socket")
-    if socket is None:
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    if connection is None:
         return  # another server, such as the tests' client
-    before = socket.gettimeout()
-    socket.settimeout(STALL_S)
-    response.call_on_close(partial(socket.settimeout, before))  # the next request on it has its own
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # The system's own limit: with settimeout() Python asks whether it may send before it does, so threads
+        # change twice as often, in exports of a million users 8,000 times more.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL_S * 1000)
+        return
+    before = connection.gettimeout()
+    connection.settimeout(STALL_S)
+    response.call_on_close(partial(connection.settimeout, before))  # the next request on it has its own
 
 
 def _cutting(pieces: Iterator[bytes]) -> Iterator[bytes]:
