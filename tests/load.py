@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rig import Database, Function, run_function
+from rig import AS_IN_IMAGES, Database, Function, run_function
 
 from rollcall.servers import packaged_programs
 
-AS_IN_IMAGES = {"WORKERS": "2", "THREADS": "8"}
 CONNECTIONS = 16  # as many as threads answer
 SECONDS = 2
 HELLO = """

@@ -10,15 +10,15 @@ from statistics import median
 from urllib.request import Request, urlopen
 
 import pytest
-from load import AS_IN_IMAGES, count_answers, count_transactions, run_hello
-from rig import Database, Function, run_function
+from crowd import Compare
+from load import count_answers, count_transactions, run_hello
+from rig import AS_IN_IMAGES, Database, Function, run_function
 
 from get_data.ages import born_before
 from get_data.filters import parse_filter
 from get_data.formats import JSON
 from get_data.queries import build_page
 
-Compare = Callable[..., None]
 ROUNDS = 5
 PAGE = "min_age=40&limit=100"
 CLIENTS = 8

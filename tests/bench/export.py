@@ -14,13 +14,12 @@ from statistics import median
 import psutil
 import pycurl
 import pytest
-from load import AS_IN_IMAGES
-from rig import Database, Function, StartFunction
+from crowd import Compare
+from rig import AS_IN_IMAGES, Database, Function, StartFunction
 
 from get_data.formats import JSON
 from rollcall.servers import packaged_programs
 
-Compare = Callable[..., None]
 ROUNDS = 5
 MIB = 1 << 20
 # The quickest way found to have psql write a user a line: CSV whose quote and delimiter JSON never holds.
