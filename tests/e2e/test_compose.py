@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import urllib3
 from disclosure import find_disclosures
+from documents import Block, read_blocks, run_block, to_command
 from e2e import scenario
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
@@ -36,7 +37,9 @@ from privileges import (
 from rig import REPOSITORY
 
 from rollcall.env_file import fill_in, write_private
-from rollcall.ready import ADDRESSES
+from rollcall.ports import choose_port
+from rollcall.ready import ADDRESSES, choose_builder
+from rollcall.servers import http_status
 
 pytestmark = pytest.mark.compose
 
@@ -375,6 +378,83 @@ def test_dependencies_may_go_and_come_back(compose: Compose) -> None:
         lambda: stack.request("GET", "/data?limit=1")[0] == 200, timeout_s=60, what="data is served again"
     )
     assert stack.run()["state"] == "ok"
+
+
+def test_a_restored_backup_brings_back_what_only_the_database_knew(compose: Compose, tmp_path: Path) -> None:
+    """By the README's commands; what the bucket got since then is settled by the next run."""
+    stack = to_stack(compose)
+    stack.put("kept.csv", scenario.record("Kept", "Once", 1))
+    stack.run()
+    stack.put("kept.csv", "broken since")
+    stack.run()
+    want, table = stack.get("/data"), stack.read_table()
+    assert want["kept"]["last_name"] == "Once"
+    places = {
+        "make ": f"make COMPOSE='{' '.join(compose.command)}' COMPOSE_PROJECT={PROJECT} "
+        f"ENV_FILE={compose.env_file} PYTHON={sys.executable} ",
+        "rollcall.dump": str(tmp_path / "rollcall.dump"),
+    }
+    type_in(find_blocks("README.md", "make backup")[0], places)
+    stack.put("later.csv", scenario.record("Later", "Than", 2))
+    lose = ["psql", "--username=postgres", "--command=truncate users, ledger", "rollcall"]
+    compose.run("exec", "-T", "postgres", *lose)
+
+    type_in(find_blocks("README.md", "make restore")[0], places)
+
+    stack = to_stack(compose)  # at other ports, perhaps
+    stack.run()
+    assert stack.get("/data") == {**want, "later": stack.get("/data/later")}
+    rows = stack.read_table()
+    assert rows.pop("later")["last_name"] == "Than"
+    assert rows == table
+    scenario.check_all_agree(stack)
+
+
+def find_blocks(page: str, text: str) -> list[Block]:
+    """Return the blocks of a page that hold a text; there is one at least."""
+    found = [block for block in read_blocks(page) if text in block.code]
+    assert found, text
+    return found
+
+
+def type_in(block: Block, places: Mapping[str, str]) -> str:
+    """Do at the root of the repository what a page says."""
+    env = {**clean_environment(), **choose_builder()}
+    return run_block(block, folder=REPOSITORY, env=env, places=places, limit_s=UP_TIMEOUT_S)
+
+
+def test_a_function_runs_on_the_host(compose: Compose, tmp_path: Path) -> None:
+    """As the README says."""
+    port = choose_port()
+    places = {
+        "local/.env": str(compose.env_file),
+        "../../.venv": sys.prefix,
+        "--port 8081": f"--port {port}",
+    }
+    block = find_blocks("README.md", "functions-framework")[0]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            to_command(block, places), cwd=REPOSITORY, env=clean_environment(),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        scenario.wait_until(lambda: http_status(port, "/readyz") == 200, timeout_s=60, what="the function")
+        assert scenario.Stack.from_env(compose.env(), f"http://127.0.0.1:{port}").run()["state"] == "ok"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(40)
+
+
+def test_images_and_set_up_are_made_as_the_page_of_production_says(compose: Compose, tmp_path: Path) -> None:
+    build, set_up = find_blocks("infra/PRODUCTION.md", "docker ")
+    type_in(build, {})
+    variables = compose.inspect()["setup"]["Config"]["Env"]
+    (tmp_path / "setup.env").write_text("\n".join(line for line in variables if not line.startswith("PATH=")))
+    network = f"--network {PROJECT}_default"
+    places = {"setup.env": str(tmp_path / "setup.env"), "docker run": f"docker run {network}"}
+    lines = [json.loads(line) for line in type_in(set_up, places).splitlines()]
+    assert lines[-1]["event"] == "setup.done"
+    assert not any(line.get("created") or line.get("applied") for line in lines)
 
 
 def test_everything_killed_in_a_run_is_completed_by_the_next(compose: Compose) -> None:

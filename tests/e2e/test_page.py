@@ -179,7 +179,9 @@ def test_by_keyboard_alone(open_page: Open):
     expect(page).to_have_url(re.compile(r"/\?min_age=20&max_age=29$"))
 
 
-@pytest.mark.parametrize("path", ["/", "/?min_age=30&max_age=39&limit=25", "/?min_age=149", "/docs"])
+@pytest.mark.parametrize(
+    "path", ["/", "/?min_age=30&max_age=39&limit=25", "/?min_age=149", "/docs", "/runs/docs"]
+)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_nothing_is_in_anybodys_way(open_page: Open, path: str, scheme: str, width: int):
