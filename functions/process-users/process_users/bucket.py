@@ -5,11 +5,11 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
-from urllib.parse import unquote_plus
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from process_users.keys import SourceKey
+from process_users.listings import Listed, parse_page
 from process_users.records import MAX_BYTES
 from process_users.settings import StoreSettings
 from process_users.transfers import CONCURRENCY, Request, Response, Transfers, quote_path, quote_text
@@ -26,15 +26,6 @@ class StoreUnavailableError(Exception):
     """The object store, or its bucket, cannot be reached or does not let us in."""
 
     code = "store_unavailable"
-
-
-class Listed(NamedTuple):
-    """An object as a listing shows it; `size` in bytes, `day` of the last change as YYYY-MM-DD in UTC."""
-
-    key: str
-    etag: str
-    size: int
-    day: str
 
 
 class Presence(Enum):
@@ -72,23 +63,26 @@ class Bucket:
         """Close the connections to the store."""
         self._transfers.close()
 
-    def list_objects(
-        self, prefix: str, *, start_after: str = "", end: str | None = None, page_keys: int = PAGE_KEYS
-    ) -> Iterator[Listed]:
+    def is_empty(self, prefix: str) -> bool:
+        """True when the bucket lists nothing under prefix."""
+        return not any(self.list_pages(prefix, page_keys=1))
+
+    def list_pages(
+        self, prefix: str, start_after: str = "", end: str | None = None, *, page_keys: int = PAGE_KEYS
+    ) -> Iterator[list[Listed]]:
         """Yield the objects under prefix by key as bytes, after start_after up to and with end."""
         token: str | None = ""
         last = b""
         while token is not None:
             page, token = self._list_page(prefix, start_after=start_after, token=token, max_keys=page_keys)
-            for listed in page:
-                place = to_place(listed.key)
-                if end is not None and place > to_place(end):
-                    return
-                if place <= last:
-                    # Compared with the ledger key by key, such a listing would hide objects.
-                    raise StoreUnavailableError("the store does not list keys in the order of their bytes")
-                last = place
-                yield listed
+            places = [last, *(to_place(listed.key) for listed in page)]
+            if any(place >= following for place, following in pairwise(places)):
+                # Compared with the ledger key by key, such a listing would hide objects.
+                raise StoreUnavailableError("the store does not list keys in the order of their bytes")
+            last = places[-1]
+            if end is not None and last > to_place(end):
+                token, page = None, [listed for listed in page if to_place(listed.key) <= to_place(end)]
+            yield page
 
     def read(
         self, sources: Iterable[SourceKey], *, pauses_s: Sequence[float] = PAUSES_S
@@ -149,7 +143,10 @@ class Bucket:
         if response.status != 200:
             answer = response.status or "not at all"
             raise StoreUnavailableError(f"listing the bucket {self._name} was answered {answer}")
-        return _parse_page(response.body)
+        try:
+            return parse_page(response.body)
+        except ElementTree.ParseError as error:
+            raise StoreUnavailableError("a listing was answered with something else") from error
 
     def _ask(self, request: Request, timeout_s: float) -> Response:
         """Send one request; again, while there is time, when there is no answer or a server's error."""
@@ -214,25 +211,3 @@ def _to_reading(source: SourceKey, response: Response) -> Reading | None:
             raise StoreUnavailableError("the bucket is gone")
         return Reading(source, Presence.GONE)
     return None
-
-
-def _parse_page(body: bytes) -> tuple[list[Listed], str | None]:
-    """Parse the XML of ListObjectsV2 (Amazon S3 API reference)."""
-    try:
-        root = ElementTree.fromstring(body)  # noqa: S314  the store's own words; expat bounds entities
-    except ElementTree.ParseError as error:
-        raise StoreUnavailableError("a listing was answered with something else") from error
-    space = root.tag.rpartition("ListBucketResult")[0]
-    is_encoded = root.findtext(f"{space}EncodingType") == "url"
-    key_tag, etag_tag, size_tag = f"{space}Key", f"{space}ETag", f"{space}Size"
-    modified_tag = f"{space}LastModified"
-    page = []
-    for content in root.iter(f"{space}Contents"):
-        key = content.findtext(key_tag, "")
-        if is_encoded:
-            key = unquote_plus(key, errors="surrogateescape")
-        etag = content.findtext(etag_tag, "").strip('"')
-        day = content.findtext(modified_tag, "")[:10]
-        page.append(Listed(key, etag, int(content.findtext(size_tag, "0")), day))
-    is_truncated = root.findtext(f"{space}IsTruncated") == "true"
-    return page, root.findtext(f"{space}NextContinuationToken") or None if is_truncated else None

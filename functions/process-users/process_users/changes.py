@@ -1,11 +1,12 @@
 """Where bucket and ledger differ: one pass over two streams that are both ordered by key."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from process_users.bucket import Bucket, Listed, to_place
+from process_users.bucket import to_place
 from process_users.keys import SourceKey, parse_key
-from process_users.ledger import Entry, Ledger
+from process_users.ledger import Entry
+from process_users.listings import Listed
 from process_users.runs import Counts
 
 
@@ -31,14 +32,12 @@ class Change:
 
 
 def find_changes(
-    key_range: KeyRange, prefix: str, bucket: Bucket, ledger: Ledger, *, full: bool, counts: Counts
+    listing: Iterable[Listed], entries: Iterator[Entry], prefix: str, *, full: bool, counts: Counts
 ) -> Iterator[Change]:
-    """Compare key by key, holding no more of either stream than a page; adds to `counts`.
+    """Compare key by key what bucket and ledger say; adds to `counts`.
 
     With `full`, every object that is not ignored is a change.
     """
-    listing = bucket.list_objects(prefix, start_after=key_range.start_after, end=key_range.end)
-    entries = ledger.fetch_entries(key_range.start_after, key_range.end)
     for key, listed, entry in _merge(listing, entries):
         expected = entry.revision if entry else 0
         if listed is None:
@@ -66,12 +65,12 @@ def is_same(etag: str | None, listed: Listed) -> bool:
 
 
 def _merge(
-    listing: Iterator[Listed], entries: Iterator[Entry]
+    listing: Iterable[Listed], entries: Iterator[Entry]
 ) -> Iterator[tuple[str, Listed | None, Entry | None]]:
     """Pair two streams by key; at least one of each pair is there."""
     entry = next(entries, None)
     for listed in listing:
-        while entry is not None and to_place(entry.key) < to_place(listed.key):
+        while entry is not None and entry.key != listed.key and to_place(entry.key) < to_place(listed.key):
             yield entry.key, None, entry
             entry = next(entries, None)
         if entry is not None and entry.key == listed.key:

@@ -67,13 +67,13 @@ class Ledger:
         """True when no object was ever settled, or all are gone."""
         return not self._connection.run(_FETCH_ANY_ENTRY)
 
-    def fetch_entries(self, start_after: str, end: str | None) -> Iterator[Entry]:
+    def fetch_pages(self, start_after: str, end: str | None) -> Iterator[list[Entry]]:
         """Yield the entries by key as bytes, after start_after and up to end, each page as it is then."""
         while True:
             page = self._connection.run_prepared(
                 _FETCH_ENTRIES, start_after=start_after, end=end, limit=ENTRIES_PAGE
             )
-            yield from map(Entry._make, page)
+            yield [Entry._make(row) for row in page]
             if len(page) < ENTRIES_PAGE:
                 return
             start_after = page[-1][0]

@@ -1,24 +1,28 @@
 """What a run is: compare bucket and ledger, settle what differs in batches, bring the outputs up to date."""
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
+from process_users.ahead import read_ahead, use_behind
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.changes import KeyRange, find_changes
 from process_users.ledger import Ledger
+from process_users.outcomes import Outcome
 from process_users.outputs import USERS, store_outputs
 from process_users.runs import Counts, Run, begin_run, end_run, record_progress, to_timestamp
 from process_users.settings import Settings
-from process_users.settling import Settler
+from process_users.settling import Settler, read_outcomes
 from serving.logs import log, log_error
 from serving.postgres import Connection, DatabaseUnavailableError
 
-BATCH_OBJECTS = 4_000
+BATCH_OBJECTS = 2_000
+PAGES_AHEAD = 4
 REMOVED_USERS = 100  # at a time: the bucket is asked for each of them before
 REPORTED_REJECTS = 100
 LARGE_LOAD_USERS = 1_000
@@ -68,17 +72,30 @@ def settle_range(
 ) -> None:
     """Bring the ledger and the users in step with one part of the bucket.
 
-    Adds to `counts`, and calls `report` after each batch.
+    Adds to `counts`, and calls `report` after each batch. Three things go on at once: one thread lists what
+    comes next, this one reads, and one, which alone uses the ledger meanwhile, commits what was read before.
     """
-    bucket = Bucket(settings.store, settings.source_bucket)
-    try:
-        changes = find_changes(key_range, settings.source_prefix, bucket, ledger, full=full, counts=counts)
-        settler = Settler(settings.source_prefix, bucket, ledger)
-        while batch := list(islice(changes, BATCH_OBJECTS)):
-            counts.upserted += settler.settle_changes(batch)
+    prefix, start_after, end = settings.source_prefix, key_range.start_after, key_range.end
+    with (
+        closing(Bucket(settings.store, settings.source_bucket)) as listed_bucket,
+        closing(Bucket(settings.store, settings.source_bucket)) as read_bucket,
+        closing(Bucket(settings.store, settings.source_bucket)) as asked_bucket,
+        ThreadPoolExecutor(1) as lister,
+        ThreadPoolExecutor(1) as committer,
+        closing(read_ahead(listed_bucket.list_pages(prefix, start_after, end), lister, PAGES_AHEAD)) as pages,
+        closing(read_ahead(ledger.fetch_pages(start_after, end), committer, 1)) as entries,
+    ):
+        settler = Settler(prefix, asked_bucket, ledger)
+
+        def commit(outcomes: Sequence[Outcome]) -> None:
+            counts.upserted += settler.settle_batch(outcomes)
             report()
-    finally:
-        bucket.close()
+
+        changes = find_changes(
+            chain.from_iterable(pages), chain.from_iterable(entries), prefix, full=full, counts=counts
+        )
+        batches = iter(lambda: list(islice(changes, BATCH_OBJECTS)), [])
+        use_behind((read_outcomes(read_bucket, batch) for batch in batches), committer, commit)
 
 
 def _carry_out(settings: Settings, connection: Connection, options: Options, run: Run) -> dict[str, Any]:
@@ -162,7 +179,7 @@ def _remove_users(settings: Settings, ledger: Ledger, *, counts: Counts, report:
 def _check_not_empty(settings: Settings) -> None:
     bucket = Bucket(settings.store, settings.source_bucket)
     try:
-        if next(bucket.list_objects(settings.source_prefix, page_keys=1), None) is None:
+        if bucket.is_empty(settings.source_prefix):
             raise SourceEmptyError(
                 f"{settings.source_bucket}/{settings.source_prefix} lists no object although it did before; "
                 "nothing was changed. If that is meant, run again with allow_empty=true"

@@ -24,12 +24,11 @@ class Settler:
     bucket: Bucket
     ledger: Ledger
 
-    def settle_changes(self, changes: Iterable[Change]) -> int:
-        """Read and commit one batch; returns how many users changed.
+    def settle_batch(self, outcomes: Sequence[Outcome]) -> int:
+        """Commit what was read of one batch; returns how many users changed.
 
         What another commit settled after it was read here is read again, now with all other commits waiting.
         """
-        outcomes = self._read_outcomes(changes, pauses_s=PAUSES_S)
         applied = self.ledger.settle_batch(to_copy_text(build_batch(outcomes)))
         return applied.upserted + self._settle_locked(applied.conflicts)
 
@@ -73,23 +72,28 @@ class Settler:
         """Find out what keys are of which no listing says anything."""
         revisions = self.ledger.fetch_revisions(keys)
         changes = [Change(key, parse_key(key, self.prefix), None, revisions.get(key, 0)) for key in keys]
-        return self._read_outcomes(changes, pauses_s=pauses_s)
+        return read_outcomes(self.bucket, changes, pauses_s=pauses_s)
 
-    def _read_outcomes(self, changes: Iterable[Change], *, pauses_s: Sequence[float]) -> list[Outcome]:
-        """Find out what each key is, asking the bucket for those that the listing does not say it all of."""
-        outcomes: list[Outcome] = []
-        asked: dict[SourceKey, Change] = {}
-        for change in changes:
-            outcome = _judge_listed(change)
-            if outcome is not None:
-                outcomes.append(outcome)
-            elif change.source is not None:
-                asked[change.source] = change
-        for reading in self.bucket.read(asked, pauses_s=pauses_s):
-            outcome = _judge_reading(asked[reading.source], reading)
-            if outcome is not None:
-                outcomes.append(outcome)
-        return outcomes
+
+def read_outcomes(
+    bucket: Bucket, changes: Iterable[Change], *, pauses_s: Sequence[float] = PAUSES_S
+) -> list[Outcome]:
+    """Find out what each key is, asking the bucket for those that the listing does not say it all of."""
+    outcomes: list[Outcome] = []
+    asked: dict[str, Change] = {}
+    sources: list[SourceKey] = []
+    for change in changes:
+        outcome = _judge_listed(change)
+        if outcome is not None:
+            outcomes.append(outcome)
+        elif change.source is not None:
+            asked[change.key] = change
+            sources.append(change.source)
+    for reading in bucket.read(sources, pauses_s=pauses_s):
+        outcome = _judge_reading(asked[reading.source.key], reading)
+        if outcome is not None:
+            outcomes.append(outcome)
+    return outcomes
 
 
 def _remember_gone(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -14,7 +14,7 @@ CONCURRENCY = 32
 CONNECT_TIMEOUT_MS = 2_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """A GET of a path; `query` is percent-encoded and in the order of its names, as signatures want it."""
 
@@ -114,7 +114,7 @@ class _Transfer:
         curl.setopt(pycurl.NOPROXY, urlsplit(settings.endpoint).hostname or "")
         curl.setopt(pycurl.OPT_FILETIME, 1)
         curl.setopt(pycurl.TCP_NODELAY, 1)
-        curl.setopt(pycurl.HEADERFUNCTION, self._take_header)
+        curl.setopt(pycurl.HEADERFUNCTION, self._headers.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._take_body)
 
     def prepare(self, request: Request) -> None:
@@ -146,9 +146,6 @@ class _Transfer:
             if line[:5].lower() == b"etag:":
                 return line[5:].strip().decode("latin-1").strip('"')
         return ""
-
-    def _take_header(self, line: bytes) -> None:
-        self._headers.append(line)
 
     def _take_body(self, data: bytes) -> int:
         if self._is_over_limit(self._body.tell() + len(data)):

@@ -33,7 +33,8 @@ def test_a_listing_is_the_same_in_pages_of_any_size(pipeline: Pipeline, source: 
         pipeline.put(key)
 
     def listed(prefix: str = "", **options: str) -> list[str]:
-        return [listed.key for listed in source.list_objects(prefix, page_keys=page_keys, **options)]
+        pages = source.list_pages(prefix, page_keys=page_keys, **options)
+        return [listed.key for page in pages for listed in page]
 
     assert listed() == KEYS
     assert listed("in/") == ["in/1.csv", "in/2.csv"]
@@ -46,7 +47,7 @@ def test_a_listing_is_the_same_in_pages_of_any_size(pipeline: Pipeline, source: 
 
 def test_listing_and_reading_tell_the_same_etag_and_the_time_of_change(pipeline: Pipeline, source: Bucket):
     pipeline.put("1000.csv")
-    (listed,) = source.list_objects("")
+    ((listed,),) = source.list_pages("")
     (reading,) = source.read([to_source("1000.csv")])
     stat = pipeline.store.stat_object(bucket_name=pipeline.bucket.source, object_name="1000.csv")
     assert stat.last_modified is not None
@@ -96,7 +97,7 @@ def test_a_bucket_that_is_not_there_is_a_store_that_is_away(pipeline: Pipeline):
     settings = StoreSettings(pipeline.bucket.store.endpoint, "us-east-1", key.access, key.secret)
     bucket = Bucket(settings, "no-such-bucket")
     with pytest.raises(StoreUnavailableError, match="listing the bucket no-such-bucket was answered 404"):
-        list(bucket.list_objects(""))
+        list(bucket.list_pages(""))
     with pytest.raises(StoreUnavailableError):
         list(bucket.read([to_source("1000.csv")]))
     bucket.close()

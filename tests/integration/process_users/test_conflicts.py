@@ -166,20 +166,22 @@ def test_a_change_that_no_event_told_of_is_found_by_the_next_run(pipeline: Pipel
 
 def test_a_change_between_listing_and_reading_is_not_read_twice(pipeline: Pipeline, asked: list[str]):
     """The ledger keeps the etag of what was read, not of what was listed."""
-    pipeline.put("1000.csv", to_csv("Old"))
-    pipeline.put("1001.csv", to_csv("Old"))
+    user_ids = ("1000", "1001", "1002")
+    for user_id in user_ids:
+        pipeline.put(f"{user_id}.csv", to_csv("Old"))
     pipeline.run()
-    pipeline.put("1000.csv", to_csv("Newer"))
-    pipeline.put("1001.csv", to_csv("Newer"))
+    for user_id in user_ids:
+        pipeline.put(f"{user_id}.csv", to_csv("Newer"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("process_users.run.BATCH_OBJECTS", 1)
         with pipeline.holding_commits() as gate:
             run = pipeline.begin()
             gate.wait_for()
-            pipeline.put("1001.csv", to_csv("Newest"))
+            # While the first is committed, the second is read, but not yet the third.
+            pipeline.put("1002.csv", to_csv("Newest"))
             gate.open_now()
             assert run.result(10).status_code == 200
-    assert names(pipeline) == {"1000": "Newer", "1001": "Newest"}
+    assert names(pipeline) == {"1000": "Newer", "1001": "Newer", "1002": "Newest"}
     asked.clear()
     pipeline.run()
     assert asked == []
@@ -203,15 +205,17 @@ def test_a_file_that_grows_too_large_after_it_was_listed_is_rejected(pipeline: P
     pipeline.run()
     pipeline.put("1000.csv")
     pipeline.put("1001.csv")
+    pipeline.put("1002.csv")
     with pipeline.holding_commits() as gate:
         run = pipeline.begin()
         gate.wait_for()
-        pipeline.put("1001.csv", to_csv().ljust(200_000))
+        # While the first is committed, the second is read, but not yet the third.
+        pipeline.put("1002.csv", to_csv().ljust(200_000))
         gate.open_now()
         assert document(run.result(10))["rejects"][0]["reason"] == "too_large"
-    assert names(pipeline) == {"1000": "Ada"}
+    assert names(pipeline) == {"1000": "Ada", "1001": "Ada"}
     asked.clear()
-    assert pipeline.run()["unchanged"] == 2
+    assert pipeline.run()["unchanged"] == 3
     assert asked == []
 
 
@@ -220,11 +224,12 @@ def test_a_file_that_goes_after_it_was_listed_is_just_gone(pipeline: Pipeline):
     pipeline.run()
     pipeline.put("1000.csv")
     pipeline.put("1001.csv")
+    pipeline.put("1002.csv")
     with pipeline.holding_commits() as gate:
         run = pipeline.begin()
         gate.wait_for()
-        pipeline.remove("1001.csv")
+        pipeline.remove("1002.csv")
         gate.open_now()
         report = document(run.result(10))
-    assert (report["listed"], report["upserted"], report["rejected"]) == (2, 1, 0)
-    assert names(pipeline) == {"1000": "Ada"}
+    assert (report["listed"], report["upserted"], report["rejected"]) == (3, 2, 0)
+    assert names(pipeline) == {"1000": "Ada", "1001": "Ada"}

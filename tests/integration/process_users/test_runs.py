@@ -275,7 +275,8 @@ def test_a_run_shows_how_far_it_is_with_each_batch(pipeline: Pipeline):
         assert response.result(10).status_code == 200
     assert runs == [one]
     assert (one["run_id"], one["state"], one["ended_at"]) == (1, "running", None)
-    assert (one["listed"], one["upserted"]) == (3, 3)  # 1 changed twice: its picture is a batch of its own
+    assert one["upserted"] == 3  # 1 changed twice: its picture is a batch of its own
+    assert 3 <= one["listed"] <= 5  # the listing is ahead of what is committed
     after = pipeline.get("/runs/1")
     assert (after["state"], after["listed"], after["ignored"], after["upserted"]) == ("ok", 5, 1, 4)
 
