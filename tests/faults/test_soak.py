@@ -28,7 +28,7 @@ USERS = [f"{number:03}" for number in range(300)]
 CONTENTS = [*VALID.values(), *BROKEN.values()]
 SAMPLES = 80
 MORE_BYTES = 16 << 20  # of memory at the end, in any process: an eighth of a function's
-MORE_FILES = 4
+MORE_FILES = 32  # connections to the store come and go: one thread opens as many at once
 # What is read, with the status that is right.
 READS = {
     "/data": 200,
