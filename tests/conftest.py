@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 from disclosure import find_disclosures
 from rig import (
@@ -23,6 +24,10 @@ from rig import (
 )
 
 from rollcall.servers import Key, Postgres, embedded_postgres
+
+# How long one example takes says nothing on a busy machine.
+hypothesis.settings.register_profile("rollcall", deadline=None)
+hypothesis.settings.load_profile("rollcall")
 
 STORES = ("rclone", "minio") if os.environ.get("MINIO_BINARY") else ("rclone",)
 

@@ -21,8 +21,9 @@ def run_prepared(
 ) -> list[list]:
     """Return the rows; everything but sending and receiving is left to the driver.
 
-    It takes 24 us where statement.run() takes 86, and the server answers by one packet instead of three: the
-    driver asks for a flush after each message, and reads each message's head and body by themselves.
+    It takes this process 56 us where statement.run() takes 60 to 86, and the server answers by one packet
+    instead of three: the driver asks for a flush after each message, and reads head and body of each by
+    themselves.
     """
     values = make_params(driver.py_types, statement.make_vals(parameters))
     stream = driver._sock

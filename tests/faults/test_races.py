@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from pg8000.native import Connection as Driver
 from pipeline import ONE_STORE, Pipeline, document
 
+from process_users import ledger
 from process_users.changes import KeyRange
 from process_users.ledger import Ledger, create_stage
 from process_users.run import settle_range
@@ -202,6 +203,23 @@ def test_a_listing_is_read_then_a_key_goes(race: Race, mode: str, is_told: bool,
         hold.release()
         ended_well(run)
     assert race.names()["3"] == "New"
+    race.run()
+
+
+def test_a_listing_is_read_then_a_picture_goes_and_its_event_is_committed_then_the_ledger_is_read(
+    race: Race, monkeypatch: pytest.MonkeyPatch
+):
+    race.put({"1.csv": A, "2.csv": A, "3.csv": A, "3.png": PICTURE})
+    race.run()
+    monkeypatch.setattr(ledger, "ENTRIES_PAGE", 1)
+    with race.tap.holding("3.csv", answer=False) as hold:  # the ledger is asked for what comes after
+        run = race.begin_run()
+        hold.wait()
+        race.delete("3.png")
+        race.event("3.png", REMOVED)
+        hold.release()
+        ended_well(run)
+    assert race.pipeline.pictures()["3"] is None
     race.run()
 
 

@@ -38,7 +38,7 @@ def to_stream(chunks: Iterable[Lines], representation: Format) -> Iterator[bytes
 def read_ahead(chunks: Iterator[Lines]) -> Generator[Lines, None, None]:
     """Have the next chunk read by a thread of its own while one is being sent.
 
-    Postgres and this worker then work at the same time: a million users take 0.7 of the time.
+    Postgres and this worker then work at the same time.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         coming = reader.submit(next, chunks, None)

@@ -22,7 +22,7 @@ class KeyRange:
 class Change:
     """A key to settle; `expected` is its ledger entry's revision, 0 for none.
 
-    `source` None: the key names nothing under the prefix. `listed` None: no listing says it is there.
+    `source` None: the key names nothing under the prefix. `listed` None: no listing can be relied on.
     """
 
     key: str
@@ -44,14 +44,18 @@ def find_changes(
             yield Change(key, parse_key(key, prefix), None, expected)
             continue
         counts.listed += 1
-        if entry is not None and is_same(entry.etag, listed) and not full:
+        is_settled = entry is not None and is_same(entry.etag, listed)
+        if is_settled and not full:
             counts.unchanged += 1
         elif (source := parse_key(key, prefix)) is None:
             counts.ignored += 1
             if entry is not None:  # made with another prefix
                 yield Change(key, None, listed, expected)
-        else:
+        elif entry is None or is_settled:
             yield Change(key, source, listed, expected)
+        else:
+            # Where both differ, the ledger may be the newer one: a picture that went since would come back.
+            yield Change(key, source, None, expected)
 
 
 def to_dated_etag(etag: str | None, day: str) -> str | None:
