@@ -373,7 +373,8 @@ def test_dependencies_may_go_and_come_back(compose: Compose) -> None:
         )
         assert stack.request("GET", "/healthz")[0] == 200
     finally:
-        compose.run("start", "postgres")
+        compose.up()  # at another port, which the file names then
+    stack = to_stack(compose)
     scenario.wait_until(
         lambda: stack.request("GET", "/data?limit=1")[0] == 200, timeout_s=60, what="data is served again"
     )
