@@ -10,8 +10,8 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 # Nearly every object of a listing looks like this, whatever its key: printable ASCII without entities, but
-# for the quotes of an etag. Found so, a page of 1,000 takes 1 ms; as a tree it takes 7, a third of the
-# server's own time. A page with one that looks different is parsed as a tree.
+# for the quotes of an etag. To find a page of 1,000 so takes 0.5 ms, as a tree 7 ms. A page with one that
+# looks different is parsed as a tree.
 _TEXT = r"[ -%'-;=-~]*+"
 _QUOTE = r'(?:"|&quot;|&#34;)?'
 _PLAIN = re.compile(
