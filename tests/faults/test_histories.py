@@ -332,7 +332,9 @@ class History(RuleBasedStateMachine):
         return look(self.stage.owner)
 
     def _is_refused(self) -> bool:
-        return not self.model.files and bool(self._look().ledger)
+        # What only remembers that a key is gone is no object.
+        entries = [entry for entry in self._look().ledger if entry["user_id"] or entry["reason"]]
+        return not self.model.files and bool(entries)
 
     def _client(self) -> FlaskClient:
         client = self.pipeline.client(ON_SOURCE_DELETE="remove" if self.remove else "keep")
