@@ -45,7 +45,7 @@ def log(event: str, *, level: int = logging.INFO, **fields: object) -> None:
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = {"time": time, "level": _NAMES[level], "function": target.function, "event": event, **fields}
     text = _encode(line) + "\n"
-    with _LOCK, suppress(OSError):  # nobody is to be refused an answer because nobody reads the log
+    with _LOCK, suppress(OSError, ValueError):  # nobody is to be refused an answer because of the log
         target.stream.write(text)
         target.stream.flush()
 

@@ -146,7 +146,7 @@ def _call_aside(service: Service, query: str) -> "Future[Answer]":
     def call() -> None:
         try:
             future.set_result(service.call(query))
-        except CallError as error:
+        except BaseException as error:  # noqa: BLE001  for who waits
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()

@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import socket
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -115,14 +114,9 @@ def _check_http_version(request: Request) -> None:
 
 def _limit_stalls(request: Request, response: Response) -> None:
     """End an answer that its client has stopped to read."""
-    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    connection = request.environ.get("gunicorn.socket")
     if connection is None:
         return  # another server, such as the tests' client
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # The system's own limit: with settimeout() Python asks whether it may send before it does, so threads
-        # change twice as often, in exports of a million users 8,000 times more.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALL_S * 1000)
-        return
     before = connection.gettimeout()
     connection.settimeout(STALL_S)
     response.call_on_close(partial(connection.settimeout, before))  # the next request on it has its own

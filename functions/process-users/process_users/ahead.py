@@ -24,9 +24,14 @@ def read_ahead(items: Iterator[T], thread: Executor, count: int) -> Generator[T,
 
 
 def use_behind(items: Iterable[T], thread: Executor, use: Callable[[T], None]) -> None:
-    """Use each item, in order, by the thread while the next one is made here."""
+    """Use each item, in order, by the thread while the next one is made here.
+
+    Where both fail, the error of the use is raised: it came first, and may be why nothing more could be made.
+    """
     used = thread.submit(lambda: None)
-    for item in items:
+    try:
+        for item in items:
+            used.result()
+            used = thread.submit(use, item)
+    finally:
         used.result()
-        used = thread.submit(use, item)
-    used.result()
