@@ -143,7 +143,7 @@ def test_runs_and_what_was_rejected(client: FlaskClient, database: Database):
     )
     text = browse(client, "/").text
     assert '<time datetime="2026-01-02T03:04:05+00:00">2 Jan 2026, 03:04 UTC</time>' in text
-    assert "In step with the bucket as of" in text
+    assert "Late: last in step with the bucket as of" in text
     assert "The last run was lost" in text
     for want in (
         "1,234",
@@ -175,7 +175,7 @@ def test_how_far_the_users_can_be_relied_on(
         "values ('7.csv', 1, '7', 'unreadable', '')"
     )
     text = browse(client, "/").text
-    assert ('<span class="dot late"></span>In step' in text) == is_late
+    assert ('<span class="dot late"></span>Late: last in step with the bucket' in text) == is_late
     assert "1 file is due to be read again." in text
     assert client.get("/stats").get_json()["due"] == 1
 
