@@ -132,6 +132,8 @@ def choose_builder() -> dict[str, str]:
 def choose_second_port(compose: Sequence[str], env_file: Path) -> dict[str, str]:
     """Return the variable of another second port when somebody else has the wanted one (macOS does)."""
     wanted = os.environ.get(SECOND_PORT) or read_variable(env_file, SECOND_PORT) or "5000"
+    if not (wanted.isdecimal() and int(wanted) <= 65535):
+        raise StackError(f"{SECOND_PORT} is {wanted!r}, wanted a port from 0 to 65535")
     ours = any(container.ports.get("5000/tcp", "").endswith(f":{wanted}") for container in inspect(compose))
     if wanted != "0" and not ours and is_taken(int(wanted)):
         print(
