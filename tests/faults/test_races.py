@@ -359,3 +359,22 @@ def test_a_late_event_of_a_record_that_has_moved_does_not_remove_its_user(race: 
     race.event("1.csv", event)
     assert look(race.owner).ids.get("1") == number
     race.run()
+
+
+@pytest.mark.parametrize("new", [VALID["grace"], BROKEN["cells"]], ids=["valid", "broken"])
+def test_a_record_goes_and_an_event_of_the_one_that_takes_over_comes_first(race: Race, new: File):
+    race.put({"1.CSV": new, "1.csv": A})
+    race.run()
+    race.delete("1.CSV")
+    race.event("1.csv")
+    assert race.names() == {"1": "Old"}
+    race.run()
+
+
+def test_a_picture_goes_and_an_event_of_the_one_that_takes_over_comes_first(race: Race):
+    race.put({"1.csv": A, "1.png": PICTURE, "1.jpg": PICTURE})
+    race.run()
+    race.delete("1.png")
+    race.event("1.jpg")
+    assert [user[-1] for user in look(race.owner).users] == [f"{race.pipeline.bucket.source}/1.jpg"]
+    race.run()

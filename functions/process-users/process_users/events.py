@@ -18,7 +18,7 @@ def settle_notification(
         return False
     ledger = Ledger(connection, bucket=settings.source_bucket)
     settler = Settler(settings.source_prefix, bucket, ledger)
-    is_there = settler.settle_event(source.key)
+    is_there = settler.settle_event(source)
     if is_there or source.user_id is None:
         return True
     # What takes over may be there without its own event having come.

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import LiteralString, NamedTuple
 
+from process_users.keys import SourceKey
 from process_users.outcomes import Outcome, to_json
 from serving.postgres import Connection
 
@@ -81,6 +82,14 @@ class Ledger:
     def fetch_revisions(self, keys: Sequence[str]) -> dict[str, int]:
         """Return the revision of each of the keys that has an entry."""
         rows = self._connection.run_prepared(_FETCH_REVISIONS, keys=list(keys))
+        return dict(map(tuple, rows))
+
+    def fetch_rivals(self, source: SourceKey) -> dict[str, int]:
+        """Return the revisions of a key and of its user's other records, or pictures, that have an entry."""
+        is_record = source.picture is None
+        rows = self._connection.run_prepared(
+            _FETCH_RIVALS, key=source.key, user_id=source.user_id, is_record=is_record
+        )
         return dict(map(tuple, rows))
 
     @contextmanager
@@ -342,6 +351,16 @@ limit cast(:limit as bigint)
 """
 
 _FETCH_REVISIONS = "select key, revision from ledger where key = any(cast(:keys as text[]))"
+
+_FETCH_RIVALS = """
+select key, revision
+from ledger
+where key = cast(:key as text)
+union
+select key, revision
+from ledger
+where user_id = cast(:user_id as text) and (picture is null) = cast(:is_record as boolean)
+"""
 
 _COPY_STAGE = """
 copy stage from stdin (

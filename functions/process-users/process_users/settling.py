@@ -1,6 +1,6 @@
 """Settling keys: read what each one is now, and commit that together with the users that follow from it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -37,17 +37,19 @@ class Settler:
         applied = self.ledger.settle(self._read_keys(keys, pauses_s=PAUSES_S))
         return applied.upserted + self._settle_locked(applied.conflicts)
 
-    def settle_event(self, key: str) -> bool:
-        """Settle a key that something happened to; returns False when it is gone.
+    def settle_event(self, source: SourceKey) -> bool:
+        """Settle a key that something happened to, and its known rivals; returns False when it is gone.
 
-        A key that is gone is remembered until the next run, so that who read it before cannot commit it now.
+        Rivals are the user's other keys of which one takes over when another goes: its own event may still be
+        on its way. What is gone is remembered until the next run, so that who read it before cannot commit it
+        now.
         """
-        outcomes = _remember_gone(self._read_keys([key], pauses_s=PAUSES_S))
+        outcomes = self._read_rivals(source, pauses_s=PAUSES_S)
         if self.ledger.settle(outcomes).conflicts:
             with self.ledger.commit():
-                outcomes = _remember_gone(self._read_keys([key], pauses_s=LOCKED_PAUSES_S))
+                outcomes = self._read_rivals(source, pauses_s=LOCKED_PAUSES_S)
                 self.ledger.settle(outcomes)
-        return not any(outcome.is_blank for outcome in outcomes)
+        return not any(outcome.is_blank for outcome in outcomes if outcome.key == source.key)
 
     def remove_users(self, user_ids: Sequence[str]) -> tuple[int, int]:
         """Remove users whose record is gone; returns how many changed instead, and how many were removed.
@@ -68,10 +70,21 @@ class Settler:
                 upserted += self.ledger.settle(outcomes).upserted
         return upserted
 
+    def _read_rivals(self, source: SourceKey, *, pauses_s: Sequence[float]) -> list[Outcome]:
+        """Find out what a key and its known rivals are; what is gone becomes what remembers that."""
+        revisions = {source.key: 0, **self.ledger.fetch_rivals(source)}
+        outcomes = self._read_revisions(revisions, pauses_s=pauses_s)
+        return [Outcome(outcome.key, outcome.expected) if outcome.gone else outcome for outcome in outcomes]
+
     def _read_keys(self, keys: Sequence[str], *, pauses_s: Sequence[float]) -> list[Outcome]:
         """Find out what keys are of which no listing says anything."""
-        revisions = self.ledger.fetch_revisions(keys)
-        changes = [Change(key, parse_key(key, self.prefix), None, revisions.get(key, 0)) for key in keys]
+        revisions = {**dict.fromkeys(keys, 0), **self.ledger.fetch_revisions(keys)}
+        return self._read_revisions(revisions, pauses_s=pauses_s)
+
+    def _read_revisions(self, revisions: Mapping[str, int], *, pauses_s: Sequence[float]) -> list[Outcome]:
+        changes = [
+            Change(key, parse_key(key, self.prefix), None, revision) for key, revision in revisions.items()
+        ]
         return read_outcomes(self.bucket, changes, pauses_s=pauses_s)
 
 
@@ -94,10 +107,6 @@ def read_outcomes(
         if outcome is not None:
             outcomes.append(outcome)
     return outcomes
-
-
-def _remember_gone(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    return [Outcome(outcome.key, outcome.expected) if outcome.gone else outcome for outcome in outcomes]
 
 
 def _judge_listed(change: Change) -> Outcome | None:
