@@ -73,8 +73,9 @@ class History(RuleBasedStateMachine):
         self.model = Model()
         self.versions: dict[str, set[Person]] = {}  # every valid one that a user ever had in the bucket
         self.lost: dict[str, File] = {}  # the last valid content of each key
-        self.pending: list[tuple[str, str]] = []
-        self.sent: list[tuple[str, str]] = []
+        self.sent: list[tuple[str, str]] = []  # every event, in the order in which it happened
+        self.pending: list[int] = []  # which of them were not delivered yet
+        self.settled = 0  # how many there were when the last run ended
         self.remove = self.is_changed = self.was_set_up = self.was_rehearsed = False
 
     # ------------------------------------------------------------------------------------------ the bucket
@@ -100,12 +101,14 @@ class History(RuleBasedStateMachine):
     @rule(key=st.sampled_from(RECORDS), kind=st.sampled_from(sorted(BROKEN)))
     def break_record(self, key: str, kind: str) -> None:
         self._put(key, KINDS[kind])
+        self._count("broken")
 
     @precondition(lambda self: self.lost)
     @rule(number=ANY)
     def mend(self, number: int) -> None:
         key = sorted(self.lost)[number % len(self.lost)]
         self._put(key, self.lost[key])
+        self._count("mended")
 
     @precondition(lambda self: self.model.files)
     @rule(number=ANY)
@@ -121,29 +124,32 @@ class History(RuleBasedStateMachine):
         if new != key:
             self._put(new, file)
             self._delete(key)
+            self._count("renamed")
 
     # ------------------------------------------------------------------------------------------ the events
 
     @precondition(lambda self: self.pending)
     @rule(number=ANY)
     def deliver(self, number: int) -> None:
-        self._deliver(*self.pending.pop(number % len(self.pending)))
+        self._deliver(self.pending.pop(number % len(self.pending)))
 
     @precondition(lambda self: self.pending)
     @rule()
     def deliver_all(self) -> None:
         while self.pending:
-            self._deliver(*self.pending.pop(0))
+            self._deliver(self.pending.pop(0))
 
     @precondition(lambda self: self.sent)
     @rule(number=ANY)
     def deliver_again(self, number: int) -> None:
-        self._deliver(*self.sent[number % len(self.sent)])
+        self._deliver(number % len(self.sent))
+        self._count("repeated")
 
     @precondition(lambda self: self.pending)
     @rule(number=ANY)
     def lose(self, number: int) -> None:
         self.pending.pop(number % len(self.pending))
+        self._count("lost")
 
     # -------------------------------------------------------------------------------------------- the runs
 
@@ -154,6 +160,7 @@ class History(RuleBasedStateMachine):
         status, report = self._post(self._client(), query)
         if empty:
             assert (status, report["code"]) == (422, "source_empty")
+            self._count("refused_as_empty")
             assert self._look().users == before.users
             status, report = self._post(self._client(), f"{query}&allow_empty=true")
         assert status == 200, report
@@ -168,18 +175,20 @@ class History(RuleBasedStateMachine):
         assert {status for status, _ in answers} <= {200, 409}
         reports = [report for status, report in answers if status == 200]
         assert reports
+        self._count("two_runs_at_once")
         self._ended_well(before, None if len(reports) > 1 else reports[0])
 
     @precondition(lambda self: self.pending)
     @rule(number=ANY)
     def run_while_an_event_comes(self, number: int) -> None:
-        key, event = self.pending.pop(number % len(self.pending))
+        key, event = self.sent[self.pending.pop(number % len(self.pending))]
         before = self._look()
         with ThreadPoolExecutor(1) as threads:
             run = self._begin(threads, "allow_empty=true")
             assert send(self._client(), self.pipeline.bucket.source, key, event) == 204
             status, report = run.result(20)
         assert status == 200, report
+        self._count("runs_beside_an_event")
         # The event may have committed a record before the run found another one to come first.
         self._told(before)
         self._ended_well(before, None, after_event=True)
@@ -191,9 +200,11 @@ class History(RuleBasedStateMachine):
             run = self._begin(threads, "allow_empty=true")
             self._put(key, KINDS[kind] if key in RECORDS else OTHER_PICTURE)
             if is_told:
-                assert send(self._client(), self.pipeline.bucket.source, *self.pending.pop()) == 204
+                last = self.sent[self.pending.pop()]
+                assert send(self._client(), self.pipeline.bucket.source, *last) == 204
             status, report = run.result(20)
         assert status == 200, report
+        self._count("runs_beside_a_change")
         self._told(before)
         self.run("")
 
@@ -201,6 +212,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def rehearse(self) -> None:
         self.was_rehearsed = True
+        self._count("rehearsed")
         before = self._look()
         status, said = self._post(self._client(), "dry_run=true&allow_empty=true")
         assert (status, said["state"]) == (200, "dry_run")
@@ -222,6 +234,7 @@ class History(RuleBasedStateMachine):
     @rule()
     def set_up_again(self) -> None:
         self.was_set_up = True
+        self._count("set_up_again")
         before = self._look()
         prepare_database(self.stage.server, self.pipeline.database.settings.database)
         assert self._look() == before
@@ -230,11 +243,13 @@ class History(RuleBasedStateMachine):
     def delete_output(self, key: str) -> None:
         self.pipeline.remove_output(key)
         self.is_changed = True
+        self._count("outputs_deleted")
 
     @rule(key=st.sampled_from(["output.csv", "rejects.csv"]))
     def overwrite_output(self, key: str) -> None:
         self.pipeline.put_output(key, b"user_id,first_name\nnobody,Nobody\n")
         self.is_changed = True
+        self._count("outputs_overwritten")
 
     def teardown(self) -> None:
         """End every history that went well with a run."""
@@ -262,16 +277,17 @@ class History(RuleBasedStateMachine):
         self._happened(key, REMOVED)
 
     def _happened(self, key: str, event: str) -> None:
-        self.pending.append((key, event))
+        self.pending.append(len(self.sent))
         self.sent.append((key, event))
-        self.stage.counts["changes"] += 1
+        self._count("changes")
         self.is_changed = True
 
-    def _deliver(self, key: str, event: str) -> None:
+    def _deliver(self, number: int) -> None:
         """Deliver an event: its user is current if the key is the user's record, and nobody else changes."""
+        key, event = self.sent[number]
+        self._count_event(number)
         before = self._look()
         assert send(self._client(), self.pipeline.bucket.source, key, event) == 204
-        self.stage.counts["events"] += 1
         self._told(before)
         owner = split(key)
         seen = self._look()
@@ -284,6 +300,14 @@ class History(RuleBasedStateMachine):
             becomes = self.model.files[records[0]].becomes
             if isinstance(becomes, tuple):
                 assert seen.people[user_id] == becomes, "the user is not current after the event"
+
+    def _count_event(self, number: int) -> None:
+        """Count an event that is delivered, and what is odd about it."""
+        key, _ = self.sent[number]
+        self._count("events")
+        self._count("events_after_a_run", number < self.settled)
+        self._count("events_after_a_later_change", key in [later for later, _ in self.sent[number + 1 :]])
+        self._count("events_before_an_earlier_one", any(earlier < number for earlier in self.pending))
 
     def _told(self, before: Seen) -> None:
         """Tell the model whom the database holds now, after checking that it may."""
@@ -300,7 +324,8 @@ class History(RuleBasedStateMachine):
 
     def _ended_well(self, before: Seen, report: dict[str, Any] | None, *, after_event: bool = False) -> None:
         """Compare everything after a run that ended well, and its report, when the run was alone."""
-        self.stage.counts["runs"] += 1
+        self._count("runs_that_remove" if self.remove else "runs_that_keep")
+        self.settled = len(self.sent)
         self.is_changed = False
         self.model.run(remove=self.remove)
         seen = self._look()
@@ -327,6 +352,9 @@ class History(RuleBasedStateMachine):
     def _check_ids(self, before: Seen, seen: Seen) -> None:
         for user_id, number in before.ids.items():
             assert seen.ids.get(user_id, number) == number, "a user has another id than before"
+
+    def _count(self, what: str, number: int = 1) -> None:
+        self.stage.counts[what] += number
 
     def _look(self) -> Seen:
         return look(self.stage.owner)
