@@ -21,12 +21,13 @@ from rig import StartFunction
 
 pytestmark = ONE_STORE
 # Users of three kinds, one among the other: of the first, all get another name in one commit of a run; of the
-# second, some in events; the others are never touched. More than one chunk of an export.
-MOVING = [f"{number:04}m" for number in range(300)]
+# second, some in events; the others are never touched. The first are in every page and in both chunks of an
+# export.
+MOVING = [f"{number:04}m" for number in range(0, 1800, 20)]
 TOLD = [f"{number:04}e" for number in range(20)]
-STILL = [f"{number:04}s" for number in range(900)]
+STILL = [f"{number:04}s" for number in range(1800)]
 EVERYBODY = sorted([*MOVING, *TOLD, *STILL])
-COMMITS = 4
+COMMITS = 12
 PAGE_USERS = 97
 PAUSE_S = 0.05
 FORMATS = ("json", "csv", "ndjson")
