@@ -78,22 +78,18 @@ class Library:
 
     def read(self, number: int) -> None:
         """Read all users again and again, by pages or at once."""
-        seen = 0
+        seen, form = 0, FORMATS[number // 2 % 3]
         # A connection for each request: one that is kept may be closed just as it is used again.
         with urllib3.PoolManager(retries=False, timeout=60, headers={"Connection": "close"}) as pool:
             while True:
-                if number % 2:
-                    names = [name for page in self.read_pages(pool) for name in page]
-                    self.counts["pagers_rounds"] += 1
-                else:
-                    names = self.read_all(pool, FORMATS[number // 2 % 3])
-                    self.counts["exports"] += 1
-                    self.check_moment(names)
+                answers = self.read_pages(pool) if number % 2 else self.read_all(pool, form)
+                names: Names = []
+                for answer in answers:
+                    seen = check_moment(answer, seen)
+                    names += answer
+                self.counts["pagers_rounds" if number % 2 else "exports"] += 1
                 assert [user_id for user_id, _ in names] == EVERYBODY, "somebody is missing, or there twice"
                 assert {name for user_id, name in names if user_id in STILL_IDS} == {"Still"}
-                latest = max(int(name.removeprefix("Name ")) for user_id, name in names if user_id[-1] == "m")
-                assert latest >= seen, "an answer is older than the one before it"
-                seen = latest
                 if self.closed.wait(PAUSE_S):
                     return
 
@@ -103,30 +99,33 @@ class Library:
         while target:
             response = pool.request("GET", self.get_data + target)
             assert response.status == 200, response.data
-            names = parse_json(response.data)
-            self.check_moment(names)
             self.counts["pages"] += 1
-            yield names
+            yield parse_json(response.data)
             link = response.headers.get("Link", "")
             target = link.partition("<")[2].partition(">")[0] or None
 
-    def read_all(self, pool: urllib3.PoolManager, form: str) -> Names:
-        """Read an export, as soon as there is a place for one."""
+    def read_all(self, pool: urllib3.PoolManager, form: str) -> Iterator[Names]:
+        """Read an export, as soon as there is a place for one: everybody in one answer."""
         while True:
             response = pool.request("GET", f"{self.get_data}/data?format={form}")
             if response.status == 200:
-                return {"json": parse_json, "csv": parse_csv, "ndjson": parse_ndjson}[form](response.data)
+                yield {"json": parse_json, "csv": parse_csv, "ndjson": parse_ndjson}[form](response.data)
+                return
             assert response.json()["code"] == "exports_busy"
             self.counts["busy"] += 1
             time.sleep(0.5)
 
-    def check_moment(self, names: Names) -> None:
-        """Check that who is changed in one commit has one name."""
-        moving = {name for user_id, name in names if user_id[-1] == "m"}
-        assert len(moving) <= 1, f"an answer is of two moments: {moving}"
-
 
 STILL_IDS = frozenset(STILL)
+
+
+def check_moment(names: Names, earliest: int) -> int:
+    """Check that who is changed in one commit has one name, and none of an earlier moment; returns which."""
+    moments = {int(name.removeprefix("Name ")) for user_id, name in names if user_id[-1] == "m"}
+    assert len(moments) == 1, f"an answer is of more than one moment: {moments}"
+    (moment,) = moments
+    assert moment >= earliest, "an answer is older than the one before it"
+    return moment
 
 
 def parse_json(body: bytes) -> Names:
