@@ -157,6 +157,9 @@ class Connection:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """Translate what the driver raises: the only place that knows its errors."""
+        if self.broken:
+            # Postgres may still be there, but it would answer for a transaction that nobody ended.
+            raise DatabaseUnavailableError("the session is broken")
         try:
             yield
         except DatabaseError as error:

@@ -199,6 +199,28 @@ def test_a_database_that_was_not_set_up_is_away(pipeline: Pipeline):
     assert pipeline.client().get("/runs").status_code == 503
 
 
+@ONE_STORE
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [
+        ("53100", "failed"),  # disk_full
+        ("XX000", "lost"),  # after which the session is not trusted to say how the run ended
+    ],
+)
+def test_a_database_that_cannot_write_is_away_until_it_can(pipeline: Pipeline, code: str, state: str):
+    pipeline.put("1.csv")
+    pipeline.database.run(
+        "create function refuse() returns trigger language plpgsql as "
+        f"$$ begin raise exception using errcode = '{code}'; end $$"
+    )
+    pipeline.database.run("create trigger refuse before insert on ledger execute function refuse()")
+    response = pipeline.client().post("/data")
+    assert (response.status_code, document(response)["code"]) == (503, "database_unavailable")
+    assert pipeline.get("/runs/1")["state"] == state
+    pipeline.database.run("drop trigger refuse on ledger")
+    assert pipeline.run()["upserted"] == 1
+
+
 @pytest.fixture
 def postgres_switch(tmp_path: Path) -> Iterator[Switched]:
     port = choose_port()
