@@ -91,8 +91,8 @@ def time_events(port: int, bodies: list[bytes]) -> float:
         for body in bodies:
             connection.request("POST", "/events", body, headers)
             response = connection.getresponse()
-            response.read()
-            assert response.status == 204
+            text = response.read()
+            assert response.status == 204, text
         return time.perf_counter() - started
     finally:
         connection.close()
