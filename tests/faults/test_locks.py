@@ -23,7 +23,6 @@ from rollcall.processes import kill_all, wait_until
 
 pytestmark = ONE_STORE
 KILLED_S = 1
-BUSY_S = 1  # more on a machine that is busy with other tests
 CUT_OFF_S = 60
 HELD = """
 select count(*)
@@ -149,7 +148,7 @@ def test_the_lock_is_free_within_a_second_after_kill_9(
     with pytest.raises(urllib3.exceptions.HTTPError):
         run.result(10)
     count(lock_held_s=round(seconds, 2))
-    assert seconds < KILLED_S + BUSY_S
+    assert seconds < KILLED_S
     assert scene.pipeline.get("/runs/1")["state"] == "lost"
     scene.run()
     kill_all(family)
