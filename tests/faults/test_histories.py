@@ -68,7 +68,6 @@ class History(RuleBasedStateMachine):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         stage.clear()
-        stage.counts["histories"] += 1
         self.stage, self.pipeline = stage, stage.pipeline
         self.model = Model()
         self.versions: dict[str, set[Person]] = {}  # every valid one that a user ever had in the bucket
@@ -255,6 +254,7 @@ class History(RuleBasedStateMachine):
         """End every history that went well with a run."""
         if sys.exc_info()[0] is None:
             self.run("")
+            self._count("histories")
 
     # ---------------------------------------------------------------------------------------------- inside
 
