@@ -1,7 +1,6 @@
 """kill -9 at every step of runs and events, and at random ones of larger runs: the next run repairs all."""
 
 import random
-import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ from rollcall.processes import wait_until
 pytestmark = ONE_STORE
 
 LOCK_FREE_S = 1
-BUSY_S = 3  # more, now and then, on a machine that is busy with other tests
 _LOCKS = """
 select 1
 from pg_locks
@@ -164,8 +162,7 @@ def test_a_crash_at_any_step_is_repaired_by_one_run(
                 number += STEPS_APART
             assert number > 0
     count(**counts, lock_held_at_most_s=round(max(held_s), 2))
-    assert statistics.median(held_s) < LOCK_FREE_S
-    assert max(held_s) < LOCK_FREE_S + BUSY_S
+    assert max(held_s) < LOCK_FREE_S
 
 
 def crash(scene: Scene, victim: Victim, request: Mapping[str, Any], *, number: int, moment: str) -> bool:
