@@ -34,6 +34,8 @@ except SettingsError as error:
     raise SystemExit(f"process-users: {error}") from error
 configure("process-users", SETTINGS.serving.log_level)
 end_with_server()
+# pandas brings linear algebra along, whose threads spin although nothing here ever asks for any.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 T = TypeVar("T")
 SHOWN_RUNS = 20
