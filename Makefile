@@ -27,7 +27,7 @@ test-browser: $(VENV)/.tests ## the tests in Chromium (CHROMIUM, /usr/bin/chromi
 	"$(VENV)/bin/python" -m pytest -m browser tests/e2e tests/hostile
 test-compose: $(VENV)/.tests docker ## the end-to-end tests of the compose stack
 	"$(VENV)/bin/python" -m pytest -m compose tests/e2e
-test-faults: $(VENV)/.tests ## crashes, races, outages, random histories and a soak, at length: about an hour
+test-faults: $(VENV)/.tests ## crashes, races, outages, random histories and a soak, at length: an hour of work, shared by the cores
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal tests/faults
 test-faults-short: $(VENV)/.tests ## some of each of them, in minutes
 	FAULTS_HISTORIES=40 FAULTS_KILLS=12 FAULTS_STEPS_APART=9 FAULTS_OUTAGES=18 FAULTS_SOAK_S=30 FAULTS_READERS=40 \
