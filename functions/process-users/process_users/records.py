@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from process_users.keys import has_control_character
 
@@ -18,7 +18,7 @@ _BLANKS = (
     "\u2028\u2029\u202f\u205f\u3000"
 )
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_S = 86_400
 _FIRST_BIRTHTS = -2_208_988_800_000  # 1900-01-01
 _BIRTHTS = re.compile(r"-?[0-9]{1,15}")
 # One field and what ends it. Blanks may follow a comma, so they may precede a quote there, and nowhere else;
@@ -138,8 +138,7 @@ def _parse_birthts(text: str, modified: datetime) -> int:
         wanted = "wanted milliseconds since 1970-01-01 UTC as a whole number of up to 15 digits"
         raise _RejectedError("birthts_malformed", f"birthts: {wanted}")
     birthts = int(text)
-    next_day = modified.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    if not _FIRST_BIRTHTS <= birthts < (next_day - _EPOCH) // timedelta(milliseconds=1):
+    if not _FIRST_BIRTHTS <= birthts < (modified.timestamp() // _DAY_S + 1) * _DAY_S * 1000:
         wanted = "wanted a time from 1900-01-01 to the end of the UTC day on which the file was last modified"
         raise _RejectedError("birthts_out_of_range", f"birthts: {wanted}")
     return birthts

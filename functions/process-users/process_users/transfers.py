@@ -1,5 +1,6 @@
 """Signed S3 requests, many at a time, by libcurl: over three times as fast as a pool of threads."""
 
+import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,6 +13,10 @@ from process_users.settings import StoreSettings
 
 CONCURRENCY = 32
 CONNECT_TIMEOUT_MS = 2_000
+# Before a look at what has come while CONCURRENCY are under way: each look asks all connections. Fewer looks
+# save a fifth of this process's time and 7 % of a run's, and a millisecond is less than it takes to read what
+# has come by then.
+GATHER_S = 0.001
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +64,8 @@ class Transfers:
                     under_way[transfer.curl] = transfer
                 if not under_way:
                     return
-                for curl, error in self._wait():
+                is_full = len(under_way) == CONCURRENCY
+                for curl, error in self._wait(GATHER_S if is_full else 0):
                     transfer = under_way.pop(curl)
                     self._multi.remove_handle(curl)
                     answer = transfer.request, transfer.to_response(error)
@@ -82,9 +88,11 @@ class Transfers:
         self._multi.add_handle(transfer.curl)
         return transfer
 
-    def _wait(self) -> list[tuple[pycurl.Curl, int]]:
+    def _wait(self, gather_s: float) -> list[tuple[pycurl.Curl, int]]:
         """Return what has finished since the last call, at least one: handle and libcurl's error or 0."""
         while True:
+            if gather_s:
+                time.sleep(gather_s)
             self._multi.perform()
             finished: list[tuple[pycurl.Curl, int]] = []
             left = 1
