@@ -90,7 +90,7 @@ def answer_users(request: Request) -> Response:
         return send_not_modified(etag)
     if asked.limit is not None:
         page = users.fetch_page(POOL, asked, today, representation.format)
-        body = to_body(page, representation.format)
+        body = to_body(page.text, representation.format)
         response = ANSWERS.send_whole(request, body, representation, to_etag(page.version))
         if page.last is not None:
             response.headers["Link"] = f'</data?{replace(asked, after=page.last).to_query()}>; rel="next"'

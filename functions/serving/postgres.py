@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Any, LiteralString
 from pg8000.native import Connection as Driver
 from pg8000.native import DatabaseError, InterfaceError, PreparedStatement
 
-from serving.prepared import run_prepared
+from serving.prepared import Column, read_column, run_prepared
 from serving.settings import PostgresSettings
 
 CONNECT_TIMEOUT_S = 3
@@ -106,10 +106,15 @@ class Connection:
     def run_prepared(self, sql: LiteralString, **params: object) -> list[Row]:
         """Run a statement that this session prepares once: one round trip instead of three."""
         with self._errors():
-            statement = self._prepared.get(sql)
-            if statement is None:
-                statement = self._prepared[sql] = self._driver.prepare(sql)
-            return run_prepared(self._driver, statement, params)
+            return run_prepared(self._driver, self._prepare(sql), params)
+
+    def read_column(self, sql: LiteralString, count: int, **params: object) -> Generator[Column, None, None]:
+        """Yield all rows of a prepared statement of one column, `count` at a time; needs a transaction.
+
+        Between the yields nothing is left unread, so the session may be given back before the end.
+        """
+        with self._errors():
+            yield from read_column(self._driver, self._prepare(sql), params, count)
 
     def copy_in(self, sql: LiteralString, chunks: Iterable[bytes]) -> None:
         """Run COPY ... FROM STDIN with the chunks, each sent as one message."""
@@ -145,6 +150,12 @@ class Connection:
         with suppress(InterfaceError, DatabaseError, OSError, AttributeError):
             self._driver.close()
         self._watched.close()
+
+    def _prepare(self, sql: LiteralString) -> PreparedStatement:
+        statement = self._prepared.get(sql)
+        if statement is None:
+            statement = self._prepared[sql] = self._driver.prepare(sql)
+        return statement
 
     def _roll_back(self) -> None:
         if self.broken:

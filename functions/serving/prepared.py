@@ -1,6 +1,6 @@
-"""A prepared statement run by one write and one read, where the driver's own way makes many small ones."""
+"""Prepared statements run by one write and few reads, where the driver's own way makes many small ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from io import BufferedRWPair
 from struct import Struct
 
@@ -12,8 +12,13 @@ from pg8000.native import Connection, PreparedStatement
 READ_BYTES = 1 << 16
 _HEADER = Struct("!ci")  # of each message: its kind, and its length without the kind
 _LENGTH = Struct("!i")
-_EXECUTE_AND_SYNC = b"E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04"
+_EXECUTE = Struct("!cixi")  # of the unnamed portal: the length, and how many rows are wanted, 0 for all
+_SYNC = b"S\0\0\0\x04"
 _READY = b"Z"
+_READY_HEAD = b"Z\0\0\0\x05"
+_MORE_ROWS = b"s\0\0\0\x04" + _READY_HEAD + b"T"  # ends an answer: there are more, and a transaction goes on
+_ROW = b"D"
+_ROW_HEAD = _HEADER.size + 6  # of a row of one column: how many columns it has, and the length of its text
 
 
 def run_prepared(
@@ -25,18 +30,68 @@ def run_prepared(
     instead of three: the driver asks for a flush after each message, and reads head and body of each by
     themselves.
     """
-    values = make_params(driver.py_types, statement.make_vals(parameters))
-    stream = driver._sock
-    if stream is None:
-        raise InterfaceError("connection is closed")
-    stream.write(_build_bind(statement.name_bin, values) + _EXECUTE_AND_SYNC)
-    stream.flush()
+    stream = _find_stream(driver)
+    _send(stream, _bind(driver, statement, parameters) + _build_execute(0))
     context = Context(statement.statement, columns=statement.cols, input_funcs=statement.input_funcs)
     for kind, body in _read_messages(stream):
         driver.message_types[kind](body, context)
     if context.error is not None:
         raise context.error
     return context.rows or []
+
+
+def read_column(
+    driver: Connection, statement: PreparedStatement, parameters: Mapping[str, object], count: int
+) -> Generator["Column", None, None]:
+    """Yield all rows of a statement of one column, `count` at a time.
+
+    To be used in a transaction, which keeps the statement open. The next rows are asked for when they are
+    wanted and then read at once, so between them the session waits for nobody, and may be left.
+    """
+    stream = _find_stream(driver)
+    request, is_more = _bind(driver, statement, parameters), True
+    while is_more:
+        _send(stream, request + _build_execute(count))
+        answer = _read_rows(stream)
+        request, is_more = b"", answer.endswith(_MORE_ROWS)
+        if not is_more:
+            context = Context(statement.statement)
+            for kind, body in _split(answer)[1]:
+                driver.message_types[kind](body, context)
+            if context.error is not None:
+                raise context.error
+        yield Column(answer)
+
+
+class Column:
+    """Rows of one column, as they came: whoever reads them spares the time to take them apart."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    def join(self, separator: bytes) -> bytes:
+        """Return the texts of all rows in UTF-8, with the separator between them."""
+        return separator.join(_split(self._answer)[0])
+
+
+def _find_stream(driver: Connection) -> BufferedRWPair:
+    if driver._sock is None:
+        raise InterfaceError("connection is closed")
+    return driver._sock
+
+
+def _send(stream: BufferedRWPair, messages: bytes) -> None:
+    stream.write(messages)
+    stream.flush()
+
+
+def _bind(driver: Connection, statement: PreparedStatement, parameters: Mapping[str, object]) -> bytes:
+    values = make_params(driver.py_types, statement.make_vals(parameters))
+    return _build_bind(statement.name_bin, values)
+
+
+def _build_execute(count: int) -> bytes:
+    return _EXECUTE.pack(b"E", 9, count) + _SYNC
 
 
 def _build_bind(name: bytes, values: tuple[str | None, ...]) -> bytes:
@@ -69,6 +124,36 @@ def _read_messages(stream: BufferedRWPair) -> Iterator[tuple[bytes, bytes]]:
             received, start, end = received[start:] + _read(stream, end - len(received)), 0, 1 + length
         yield kind, received[start + _HEADER.size : end]
         start = end
+
+
+def _read_rows(stream: BufferedRWPair) -> bytes:
+    """Read an answer with rows of one column to its end.
+
+    Nothing before looks like it: the text of a row holds no zero byte, and what is around it no Z.
+    """
+    received = bytearray()
+    while not received[-len(_READY_HEAD) - 1 :].startswith(_READY_HEAD):
+        received += _read(stream, 1)
+    return bytes(received)
+
+
+def _split(answer: bytes) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+    """Return the rows of one column, and the messages beside them.
+
+    A million rows take 0.4 s, by _read_messages() 1 s.
+    """
+    rows: list[bytes] = []
+    others: list[tuple[bytes, bytes]] = []
+    start, unpack = 0, _HEADER.unpack_from
+    while start < len(answer):
+        kind, length = unpack(answer, start)
+        end = start + 1 + length
+        if kind == _ROW:
+            rows.append(answer[start + _ROW_HEAD : end])
+        else:
+            others.append((kind, answer[start + _HEADER.size : end]))
+        start = end
+    return rows, others
 
 
 def _read(stream: BufferedRWPair, least: int) -> bytes:

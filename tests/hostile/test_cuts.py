@@ -30,10 +30,10 @@ from rollcall.servers import Postgres, serving
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 USERS = 10_000  # of 130 bytes: more than all buffers on the way hold
-# Of an export: begin, prepare, a thousand users each and one that finds no more, commit. The first byte is
-# sent after the second thousand.
+# Of an export: begin, prepare and read the version, prepare, two thousand users each and one that finds no
+# more, commit. The first byte is sent after the second chunk.
 BEGIN = b"repeatable read"
-EXCHANGES = 2 + USERS // 1_000 + 1 + 1
+EXCHANGES = 4 + USERS // 2_000 + 1 + 1
 # The connection is cut before a request or before its answer, or the server ends the session.
 WAYS = ("request lost", "answer lost", "session ended")
 FORMATS = ("json", "csv", "ndjson")

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from process_users.ahead import read_ahead, use_behind
+from serving.ahead import read_ahead, use_behind
 
 
 def test_all_are_read_in_their_order():

@@ -2,11 +2,10 @@
 
 import time
 import zlib
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 
 from get_data.formats import Format
-from get_data.users import Lines
+from get_data.users import Chunk
 
 # A socket's time limit is for the whole of what is sent at once: the smaller a piece, the slower may a client
 # be before it is taken for one that has stopped.
@@ -20,31 +19,19 @@ class ExportTimeoutError(Exception):
     """An answer took longer than it may."""
 
 
-def to_body(lines: Lines, representation: Format) -> bytes:
-    """Return a whole answer."""
-    return f"{representation.opening}{lines.text}{representation.closing}".encode()
+def to_body(text: bytes, representation: Format) -> bytes:
+    """Return a whole answer of these lines."""
+    return representation.opening.encode() + text + representation.closing.encode()
 
 
-def to_stream(chunks: Iterable[Lines], representation: Format) -> Iterator[bytes]:
+def to_stream(chunks: Iterable[Chunk], representation: Format) -> Iterator[bytes]:
     """Return a whole answer, a chunk at a time."""
-    before = representation.opening
+    before = representation.opening.encode()
     for chunk in chunks:
-        if chunk.text:
-            yield f"{before}{chunk.text}".encode()
-            before = representation.separator
+        if text := chunk.to_text():
+            yield before + text
+            before = representation.separator.encode()
     yield representation.closing.encode()
-
-
-def read_ahead(chunks: Iterator[Lines]) -> Generator[Lines, None, None]:
-    """Have the next chunk read by a thread of its own while one is being sent.
-
-    Postgres and this worker then work at the same time.
-    """
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-        coming = reader.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = reader.submit(next, chunks, None)
-            yield chunk
 
 
 def to_gzip(parts: Iterable[bytes]) -> Iterator[bytes]:

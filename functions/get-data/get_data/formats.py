@@ -39,10 +39,17 @@ def _to_cell(text: LiteralString) -> LiteralString:
 
 
 def _to_line(texts: tuple[LiteralString, ...], birthts: LiteralString) -> LiteralString:
-    """Return SQL of a user's line of CSV; numbers are not searched for what needs quotes (a fifth)."""
+    """Return SQL of a user's line of CSV.
+
+    All texts are searched at once for what needs quotes, which takes two thirds of the time, and numbers not
+    at all.
+    """
     user_id, first_name, last_name, img_path = texts
+    plain = _COMMA.join((user_id, first_name, last_name, birthts, img_path))
     names = (_to_cell(user_id), _to_cell(first_name), _to_cell(last_name))
-    return _COMMA.join((*names, birthts, _to_cell(img_path))) + " || '\n'"
+    quoted = _COMMA.join((*names, birthts, _to_cell(img_path)))
+    special: LiteralString = f"{_CONCATENATE.join(texts)} like any (array['%\"%', '%,%', '%\r%', '%\n%'])"
+    return f"case when {special} then {quoted} else {plain} end || '\n'"
 
 
 def _to_literal(text: LiteralString) -> LiteralString:
@@ -50,6 +57,7 @@ def _to_literal(text: LiteralString) -> LiteralString:
     return f"regexp_replace({text}, '^(?=[-=+@\\t\\r])', '''')"
 
 
+_CONCATENATE: LiteralString = " || "
 _COMMA: LiteralString = " || ',' || "
 _TEXTS: tuple[LiteralString, ...] = ("user_id", "first_name", "last_name", "coalesce(img_path, '')")
 

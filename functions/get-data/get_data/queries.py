@@ -50,25 +50,17 @@ cross join (
     )
 
 
-def build_chunk(asked: Filter, today: date, representation: Format) -> Statement:
-    """Return the next part of an export: its lines joined, the last user id, how many; with the version."""
+def build_export(asked: Filter, today: date, representation: Format) -> Statement:
+    """Return the line of each user that matches."""
     where, parameters = _build_where(asked, today)
     return Statement(
         f"""
-select lineage::text, data_version, chunk.*
-from state
-cross join (
-    select string_agg(line, :separator order by user_id), max(user_id), count(*)
-    from (
-        select user_id, {representation.line} as line
-        from users
-        {where}
-        order by user_id
-        limit cast(:limit as bigint)
-    ) as users
-) as chunk
+select {representation.line}
+from users
+{where}
+order by user_id
 """,
-        {"separator": representation.separator, "limit": asked.limit, **parameters},
+        parameters,
     )
 
 

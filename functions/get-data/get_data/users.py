@@ -1,7 +1,7 @@
 """Read users, as text that Postgres made: a page, one record, figures, or all of them chunk by chunk."""
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -11,17 +11,17 @@ from get_data.formats import JSON, Format
 from get_data.queries import (
     VERSION,
     Statement,
-    build_chunk,
+    build_export,
     build_figures,
     build_page,
     build_picture,
     build_stats,
     build_user,
 )
-from serving.postgres import Connection, Pool
+from serving.postgres import Column, Connection, Pool
 
-# One takes 2 ms, so the first byte does not wait; chunks of twice the size are not faster.
-CHUNK_USERS = 1_000
+# One takes 4 ms, so the first byte does not wait; half of it takes an eighth longer, twice no less.
+CHUNK_USERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,27 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Some users in order, joined by the format's separator; `text` is empty when there are none.
+    """A page of users in order, joined by the format's separator; `text` is empty when there are none.
 
     `last` is the user id of the last one when it is known that more are behind it.
     """
 
     version: Version
-    text: str
+    text: bytes
     last: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some users of an export, in order, a line each; its text is made by whoever sends it."""
+
+    version: Version
+    lines: Column
+    separator: bytes
+
+    def to_text(self) -> bytes:
+        """Return the lines, joined as in a page."""
+        return self.lines.join(self.separator)
 
 
 def fetch_version(pool: Pool) -> Version:
@@ -54,7 +67,7 @@ def fetch_page(pool: Pool, asked: Filter, today: date, representation: Format = 
     """Read a page of at most `asked.limit` users."""
     with pool.connection() as connection:
         lineage, version, text, last, more = _fetch_row(connection, build_page(asked, today, representation))
-    return Lines(Version(lineage, version), text or "", last if more else None)
+    return Lines(Version(lineage, version), (text or "").encode(), last if more else None)
 
 
 def fetch_user(pool: Pool, user_id: str) -> tuple[Version, str | None]:
@@ -101,20 +114,17 @@ def fetch_stats(pool: Pool, asked: Filter, today: date) -> dict[str, object]:
 
 def read_chunks(
     pool: Pool, asked: Filter, today: date, representation: Format = JSON
-) -> Generator[Lines, None, None]:
-    """Read everything that matches from one snapshot, at least one chunk.
+) -> Generator[Chunk, None, None]:
+    """Read everything that matches from one snapshot, at least one chunk; the last one may be empty.
 
     Once begun it holds a session: read it to its end or close it.
     """
+    statement, separator = build_export(asked, today, representation), representation.separator.encode()
     with pool.connection() as connection, connection.transaction(snapshot=True):
-        last, count = asked.after or "", CHUNK_USERS  # every user id is behind the empty text
-        while count == CHUNK_USERS:
-            part = replace(asked, after=last, limit=CHUNK_USERS)
-            lineage, version, text, last, count = _fetch_row(
-                connection, build_chunk(part, today, representation)
-            )
+        version = Version(*_fetch_row(connection, VERSION))
+        for lines in connection.read_column(statement.sql, CHUNK_USERS, **statement.parameters):
             try:
-                yield Lines(Version(lineage, version), text or "")
+                yield Chunk(version, lines, separator)
             except GeneratorExit:
                 return  # nothing is left unread: the session goes back as good as new
 

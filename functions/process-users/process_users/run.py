@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any
 
-from process_users.ahead import read_ahead, use_behind
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.changes import KeyRange, find_changes
 from process_users.ledger import Ledger
@@ -18,6 +17,7 @@ from process_users.outputs import USERS, store_outputs
 from process_users.runs import Counts, Run, begin_run, end_run, record_progress, to_timestamp
 from process_users.settings import Settings
 from process_users.settling import Settler, read_outcomes
+from serving.ahead import read_ahead, use_behind
 from serving.logs import log, log_error
 from serving.postgres import Connection, DatabaseUnavailableError
 
