@@ -8,11 +8,10 @@ from statistics import median
 
 import pytest
 from crowd import FIRST_ID, Compare, Crowd, FillBucket, connect, run, to_object, to_record
-from rig import AS_IN_IMAGES, TEMPLATE, Bucket, Database, StartFunction, prepare_database
+from rig import AS_IN_IMAGES, Bucket, Database, StartFunction
 from urllib3 import PoolManager
 
 from rollcall.ports import HOST
-from rollcall.servers import embedded_postgres
 
 CROWD = Crowd(10_000)
 EVENTS = 500
@@ -25,19 +24,9 @@ OTHER = count(CROWD.count, 7)
 def test_events(
     fill_bucket: FillBucket, database: Database, start_function: StartFunction, compare: Compare
 ) -> None:
-    """Committed to the disk, whose own time is most of what an event takes."""
+    """Each is committed to the disk when it is answered."""
     rate = measure_rate(fill_bucket(CROWD), database, start_function)
-    commits = 1 / median(time_commits(database) for _ in range(ROUNDS))
-    compare(4, "events, on the disk", rate, commits, beside="bare commits", unit="/s", at_least=0.3)
-
-
-@pytest.mark.parametrize("store", ["minio"], indirect=True)
-def test_events_but_for_the_disk(
-    fill_bucket: FillBucket, start_function: StartFunction, compare: Compare
-) -> None:
-    with embedded_postgres() as server:  # whose commits do not wait for the disk
-        rate = measure_rate(fill_bucket(CROWD), prepare_database(server, TEMPLATE), start_function)
-    compare(4, "events, but for the disk", rate, 300, beside="the aim", unit="/s", at_least=1)
+    compare(4, "events", rate, 300, beside="the aim", unit="/s", at_least=1)
 
 
 def measure_rate(bucket: Bucket, database: Database, start_function: StartFunction) -> float:
@@ -57,19 +46,6 @@ def measure_rate(bucket: Bucket, database: Database, start_function: StartFuncti
 
 def fetch_version(database: Database) -> int:
     return database.run("select data_version from state")[0][0]
-
-
-def time_commits(database: Database) -> float:
-    """Return the seconds that the smallest commit takes on one connection."""
-    connection = database.connect()
-    try:
-        connection.run("create table if not exists bare (number integer)")
-        started = time.perf_counter()
-        for _ in range(EVENTS):
-            connection.run("insert into bare values (1)")
-        return (time.perf_counter() - started) / EVENTS
-    finally:
-        connection.close()
 
 
 def change(bucket: Bucket, users: range) -> None:

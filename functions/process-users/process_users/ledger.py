@@ -356,7 +356,7 @@ _FETCH_RIVALS = """
 select key, revision
 from ledger
 where key = cast(:key as text)
-union
+union all
 select key, revision
 from ledger
 where user_id = cast(:user_id as text) and (picture is null) = cast(:is_record as boolean)
