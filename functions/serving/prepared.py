@@ -69,9 +69,9 @@ class Column:
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
 
-    def join(self, separator: bytes) -> bytes:
-        """Return the texts of all rows in UTF-8, with the separator between them."""
-        return separator.join(_split(self._answer)[0])
+    def split(self) -> list[bytes]:
+        """Return the text of each row in UTF-8."""
+        return _split(self._answer)[0]
 
 
 def _find_stream(driver: Connection) -> BufferedRWPair:

@@ -54,7 +54,7 @@ class Chunk:
 
     def to_text(self) -> bytes:
         """Return the lines, joined as in a page."""
-        return self.lines.join(self.separator)
+        return self.separator.join(self.lines.split())
 
 
 def fetch_version(pool: Pool) -> Version:

@@ -1,22 +1,25 @@
 """The two files a run leaves, output.csv and rejects.csv: replaced whole, and only when not current."""
 
-import csv
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import LiteralString
 from urllib.parse import urlsplit
 
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.settings import Settings, StoreSettings
+from serving.csv_lines import build_csv_line
 from serving.postgres import Connection
 
 PART_BYTES = 5 << 20  # the smallest that S3 takes
+FETCHED_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file made from a query; its version, etag and rows as they were stored are columns of `state`."""
+    """A file made from a query of its lines.
+
+    Its version, etag and rows as they were stored are columns of `state`.
+    """
 
     key: str
     header: tuple[str, ...]
@@ -25,15 +28,16 @@ class Output:
     store_state: LiteralString
 
 
+_BIRTHTS: LiteralString = "cast(date_part('epoch', birthdate) * 1000 as bigint)::text"
+_USER = build_csv_line(
+    ("user_id", "first_name", "last_name", _BIRTHTS, "coalesce(img_path, '')"), plain=(_BIRTHTS,)
+)
+_REJECT = build_csv_line(("key", "reason", "coalesce(detail, '')"))
+
 USERS = Output(
     key="output.csv",
     header=("user_id", "first_name", "last_name", "birthts", "img_path"),
-    query="""
-        declare output no scroll cursor for
-        select user_id, first_name, last_name, cast(date_part('epoch', birthdate) * 1000 as bigint), img_path
-        from users
-        order by user_id
-    """,
+    query=f"select {_USER} from users order by user_id",  # noqa: S608  constants
     fetch_state="select data_version, output_version, output_etag from state",
     store_state="""
         update state
@@ -45,12 +49,7 @@ USERS = Output(
 REJECTS = Output(
     key="rejects.csv",
     header=("key", "reason", "detail"),
-    query="""
-        declare output no scroll cursor for
-        select key, reason, detail
-        from rejects
-        order by key
-    """,
+    query=f"select {_REJECT} from rejects order by key",  # noqa: S608  constants
     fetch_state="select rejects_version, rejects_output_version, rejects_output_etag from state",
     store_state="""
         update state
@@ -145,20 +144,10 @@ class _CsvText:
         return text[:size]
 
     def _produce(self, connection: Connection, output: Output) -> Iterator[bytes]:
-        yield _to_csv([output.header])
-        connection.run(output.query)
-        while rows := connection.run("fetch 2000 from output"):
-            self.rows += len(rows)
-            yield _to_csv(rows)
-        # The session answers, so it still holds the lock: the upload may be completed.
-        connection.run("close output")
-
-
-def _to_csv(rows: Any) -> bytes:
-    text = io.StringIO()
-    plain = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    for row in rows:
-        # Before Python 3.13 a carriage return, which keys of rejects may hold, is not quoted by itself.
-        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
-    return text.getvalue().encode()
+        yield f"{','.join(output.header)}\n".encode()
+        for column in connection.read_column(output.query, FETCHED_ROWS):
+            lines = column.split()
+            self.rows += len(lines)
+            yield b"".join(lines)
+        # When the session answers, it still holds the lock: the upload may be completed.
+        connection.run("select 1")
