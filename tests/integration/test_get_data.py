@@ -210,6 +210,23 @@ def test_following_next_visits_every_user_once(
     assert len(pages) == -(-len(want) // limit)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 4, 5])
+def test_pages_of_a_few_among_many_are_whole(client: FlaskClient, database: Database, limit: int):
+    """Before, between and behind more users than are walked through for a page."""
+    insert_many(database, 25_000)
+    old = datetime(1900, 1, 1, tzinfo=UTC)
+    want = ["0", "105000", "105000a", "2", "3"]
+    database.run("update users set birthdate = cast(:old as timestamptz) where user_id = '105000'", old=old)
+    for user_id in ("0", "105000a", "2", "3"):
+        insert(database, user_id, born=old)
+    address, got = f"/data?min_age=100&limit={limit}", []
+    while address:
+        page = client.get(address)
+        got.append(list(document(page)))
+        address = next_address(page)
+    assert got == [want[start : start + limit] for start in range(0, len(want), limit)]
+
+
 def next_address(response: TestResponse) -> str | None:
     link = response.headers.get("Link")
     if link is None:

@@ -5,7 +5,7 @@ import pytest
 
 from get_data.filters import Filter
 from get_data.formats import JSON
-from get_data.queries import build_export, build_page, build_stats, build_user
+from get_data.queries import build_export, build_page, build_rare_page, build_stats, build_user
 
 TODAY = date(2024, 2, 29)
 HOSTILE = "'; drop table users; --"
@@ -38,9 +38,10 @@ WHERE = [
 
 @pytest.mark.parametrize(("asked", "where", "parameters"), WHERE)
 def test_a_filter_becomes_conditions_and_parameters(asked: Filter, where: str, parameters: dict):
-    got = build_page(asked, TODAY, JSON)
-    assert _conditions(got.sql) == where
-    assert got.parameters == {"separator": ",\n ", "limit": None, **parameters}
+    for build in (build_page, build_rare_page):
+        got = build(asked, TODAY, JSON)
+        assert _conditions(got.sql) == where
+        assert got.parameters == {"separator": ",\n ", "limit": None, **parameters}
     got = build_export(asked, TODAY, JSON)
     assert (_conditions(got.sql), got.parameters) == (where, parameters)
 
@@ -58,7 +59,7 @@ def test_figures_take_the_same_conditions(asked: Filter, where: str, parameters:
 def test_values_never_become_sql():
     asked = Filter(is_image_exists=True, min_age=1, max_age=2, limit=3, after=HOSTILE)
     other = Filter(is_image_exists=True, min_age=4, max_age=5, limit=6, after="5")
-    for build in (build_page, build_export):
+    for build in (build_page, build_rare_page, build_export):
         assert build(asked, TODAY, JSON).sql == build(other, date(1999, 1, 1), JSON).sql
     assert build_stats(asked, TODAY).sql == build_stats(other, TODAY).sql
     assert build_user(HOSTILE).sql == build_user("5").sql
@@ -66,6 +67,6 @@ def test_values_never_become_sql():
 
 def _conditions(sql: str) -> str:
     """Return the where clause over users."""
-    inner = re.search(r"from users\n(.*?)(?:order|group) by", sql, re.DOTALL)
+    inner = re.search(r"users\n(.*?)(?:order|group) by", sql, re.DOTALL)
     assert inner
     return " ".join(inner[1].split())

@@ -31,6 +31,11 @@ class Filter:
     format: str | None = None
     spreadsheet: bool | None = None
 
+    @property
+    def has_ages(self) -> bool:
+        """Whether any age is left out; nobody has completed less than no year."""
+        return bool(self.min_age) or self.max_age is not None
+
     def to_query(self) -> str:
         """Return the one query string that all spellings of this filter share, percent-encoded."""
         values = ((name, getattr(self, name)) for name in _NAMES)

@@ -10,12 +10,12 @@ from get_data.formats import HTML
 from get_data.queries import (
     Statement,
     build_last_success,
-    build_page,
     build_reasons,
     build_rejects,
     build_runs,
     build_stats,
 )
+from get_data.users import fetch_page_within
 from serving.postgres import Connection, Pool, Row
 
 SHOWN_RUNS = 6
@@ -104,15 +104,15 @@ def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
     """Read a page of at most `asked.limit` users and what goes with it."""
     everybody = replace(asked, min_age=None, max_age=None, after=None)
     with pool.connection() as connection, connection.transaction(snapshot=True):
-        text, last, more = _fetch(connection, build_page(asked, today, HTML))[0][2:]
+        page = fetch_page_within(connection, asked, today, HTML)
         _, ages, _, _, due = _fetch(connection, build_stats(everybody, today))[0]
         runs = _fetch(connection, build_runs(SHOWN_RUNS))
         success = _fetch(connection, build_last_success())
         rejects = _fetch(connection, build_rejects(SHOWN_REJECTS))
         reasons = _fetch(connection, build_reasons())
     return Overview(
-        users=_to_users(text or "", today),
-        last=last if more else None,
+        users=_to_users(page.text, today),
+        last=page.last,
         ages=[Age(*age) for age in ages],
         runs=[Run(*run) for run in runs],
         in_step=success[0][0] if success else None,
@@ -129,8 +129,8 @@ def select_ages(ages: list[Age], asked: Filter) -> list[Age]:
     return [age for age in ages if least <= age.years <= most]
 
 
-def _to_users(text: str, today: date) -> list[User]:
-    return [_to_user(user_id, record, today) for user_id, record in json.loads(f"{{{text}}}").items()]
+def _to_users(lines: bytes, today: date) -> list[User]:
+    return [_to_user(user_id, record, today) for user_id, record in json.loads(b"{%b}" % lines).items()]
 
 
 def _to_user(user_id: str, record: dict, today: date) -> User:

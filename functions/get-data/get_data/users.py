@@ -15,6 +15,7 @@ from get_data.queries import (
     build_figures,
     build_page,
     build_picture,
+    build_rare_page,
     build_stats,
     build_user,
 )
@@ -66,7 +67,17 @@ def fetch_version(pool: Pool) -> Version:
 def fetch_page(pool: Pool, asked: Filter, today: date, representation: Format = JSON) -> Lines:
     """Read a page of at most `asked.limit` users."""
     with pool.connection() as connection:
-        lineage, version, text, last, more = _fetch_row(connection, build_page(asked, today, representation))
+        return fetch_page_within(connection, asked, today, representation)
+
+
+def fetch_page_within(
+    connection: Connection, asked: Filter, today: date, representation: Format = JSON
+) -> Lines:
+    """Read a page by a session that the caller has, perhaps with other things of the same moment."""
+    row = _fetch_row(connection, build_page(asked, today, representation))
+    if asked.has_ages and not row[-1]:
+        row = _fetch_row(connection, build_rare_page(asked, today, representation))
+    lineage, version, text, last, more = row
     return Lines(Version(lineage, version), (text or "").encode(), last if more else None)
 
 
