@@ -62,7 +62,7 @@ def _stop_late() -> None:
     while True:
         time.sleep(LOOK_S)
         now = time.monotonic()
-        for connection, late_at in list(_LATE_AT.items()):
+        for connection, late_at in _LATE_AT.copy().items():  # requests change it meanwhile
             if now > late_at:
                 _stop_reading(connection)
 

@@ -17,6 +17,7 @@ _SYNC = b"S\0\0\0\x04"
 _READY = b"Z"
 _READY_HEAD = b"Z\0\0\0\x05"
 _MORE_ROWS = b"s\0\0\0\x04" + _READY_HEAD + b"T"  # ends an answer: there are more, and a transaction goes on
+_SUSPENDED, _COMPLETE = b"s", b"C"
 _ROW = b"D"
 _ROW_HEAD = _HEADER.size + 6  # of a row of one column: how many columns it has, and the length of its text
 
@@ -55,11 +56,16 @@ def read_column(
         answer = _read_rows(stream)
         request, is_more = b"", answer.endswith(_MORE_ROWS)
         if not is_more:
-            context = Context(statement.statement)
-            for kind, body in _split(answer)[1]:
+            # The end, or something came in between: a setting of the server that changed, a notice.
+            context, others = Context(statement.statement), _split(answer)[1]
+            for kind, body in others:
                 driver.message_types[kind](body, context)
             if context.error is not None:
                 raise context.error
+            kinds = {kind for kind, _ in others}
+            is_more = _SUSPENDED in kinds
+            if not is_more and _COMPLETE not in kinds:
+                raise InterfaceError("the answer does not say that it is the last one")
         yield Column(answer)
 
 

@@ -15,6 +15,7 @@ from rig import FUNCTIONS, Database, Function, StartFunction
 from rollcall.ports import HOST
 from rollcall.processes import wait_until
 from rollcall.servers import http_status, script
+from serving.postgres import Connection
 
 USERS = 20_000  # of 1 kB each: more than all buffers on the way hold
 LONG = "x" * 900
@@ -280,3 +281,28 @@ def test_logs_name_no_user(function: Function):
     log = function.log.read_text()
     assert "100001" not in log
     assert "/data/<user_id>" in log
+
+
+def test_an_export_goes_on_when_a_setting_of_the_server_changes_meanwhile(database: Database):
+    """The server then says so in between, where otherwise nothing but the end of the rows comes."""
+    reading = Connection(database.settings, application_name="export")
+    owner, numbers = database.connect(), 0
+    try:
+        with reading.transaction(snapshot=True):
+            for column in reading.read_column("select n::text from generate_series(1, 10000) n", 2_000):
+                if not numbers:
+                    owner.run("set default_transaction_read_only = off")
+                    owner.run("alter system set default_transaction_read_only = on")
+                    owner.run("select pg_reload_conf()")
+                    wait_until(
+                        lambda: database.run("show default_transaction_read_only") == [["on"]],
+                        timeout_s=10,
+                        what="the setting",
+                    )
+                numbers += len(column.split())
+    finally:
+        owner.run("alter system reset default_transaction_read_only")
+        owner.run("select pg_reload_conf()")
+        owner.close()
+        reading.close()
+    assert numbers == 10_000
