@@ -283,7 +283,10 @@ class History(RuleBasedStateMachine):
         self.is_changed = True
 
     def _deliver(self, number: int) -> None:
-        """Deliver an event: its user is current if the key is the user's record, and nobody else changes."""
+        """Deliver an event: its user is current, and nobody else changes.
+
+        That a key is there says nothing of another record of the user, whose own event is still to come.
+        """
         key, event = self.sent[number]
         self._count_event(number)
         before = self._look()
@@ -296,7 +299,7 @@ class History(RuleBasedStateMachine):
             row for row in before.users if row[1] != user_id
         ]
         records = self.model.records(user_id)
-        if records and (event == REMOVED or records[0] == key):
+        if records and (records[0] == key or key not in self.model.files):
             becomes = self.model.files[records[0]].becomes
             if isinstance(becomes, tuple):
                 assert seen.people[user_id] == becomes, "the user is not current after the event"

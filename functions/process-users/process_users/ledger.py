@@ -92,6 +92,10 @@ class Ledger:
         )
         return dict(map(tuple, rows))
 
+    def fetch_successors(self, keys: Sequence[str]) -> dict[str, int]:
+        """Return the revisions of all records of the users of whom a record is among the keys."""
+        return dict(map(tuple, self._connection.run_prepared(_FETCH_SUCCESSORS, keys=list(keys))))
+
     @contextmanager
     def commit(self) -> Iterator[None]:
         """Do the block in one transaction while no other can commit."""
@@ -360,6 +364,14 @@ union all
 select key, revision
 from ledger
 where user_id = cast(:user_id as text) and (picture is null) = cast(:is_record as boolean)
+"""
+
+_FETCH_SUCCESSORS = """
+select key, revision
+from ledger
+where picture is null and user_id in (
+    select user_id from ledger where key = any(cast(:keys as text[])) and picture is null
+)
 """
 
 _COPY_STAGE = """

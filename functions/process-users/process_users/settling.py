@@ -29,6 +29,7 @@ class Settler:
 
         What another commit settled after it was read here is read again, now with all other commits waiting.
         """
+        outcomes = self._add_successors(outcomes, pauses_s=PAUSES_S)
         applied = self.ledger.settle_batch(to_copy_text(build_batch(outcomes)))
         return applied.upserted + self._settle_locked(applied.conflicts)
 
@@ -79,7 +80,20 @@ class Settler:
     def _read_keys(self, keys: Sequence[str], *, pauses_s: Sequence[float]) -> list[Outcome]:
         """Find out what keys are of which no listing says anything."""
         revisions = {**dict.fromkeys(keys, 0), **self.ledger.fetch_revisions(keys)}
-        return self._read_revisions(revisions, pauses_s=pauses_s)
+        outcomes = self._read_revisions(revisions, pauses_s=pauses_s)
+        return self._add_successors(outcomes, pauses_s=pauses_s)
+
+    def _add_successors(self, outcomes: Sequence[Outcome], *, pauses_s: Sequence[float]) -> list[Outcome]:
+        """Add what the records are now of which one takes over from a record that is gone.
+
+        They may have changed too without having had their turn. A user must not become what the ledger still
+        says of them: it would stay the user's last valid version when the record turns out to be broken.
+        """
+        gone = [outcome.key for outcome in outcomes if outcome.gone]
+        revisions = self.ledger.fetch_successors(gone) if gone else {}
+        for outcome in outcomes:
+            revisions.pop(outcome.key, None)
+        return [*outcomes, *self._read_revisions(revisions, pauses_s=pauses_s)]
 
     def _read_revisions(self, revisions: Mapping[str, int], *, pauses_s: Sequence[float]) -> list[Outcome]:
         changes = [

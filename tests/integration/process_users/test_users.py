@@ -189,6 +189,23 @@ def test_the_smallest_key_is_the_record_even_when_it_is_broken(pipeline: Pipelin
     assert pipeline.rejects() == {}
 
 
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("left", [None, b"broken", to_csv("Third")], ids=["gone", "broken", "changed"])
+def test_what_takes_over_is_what_the_bucket_holds_now(pipeline: Pipeline, left: bytes | None):
+    """The record that takes over changed too, but its batch comes later."""
+    pipeline.put("1000.CSV", to_csv("First"))
+    pipeline.put("1000.csv", to_csv("Second"))
+    pipeline.put("notes.txt")
+    pipeline.run()
+    pipeline.remove("1000.CSV", *(["1000.csv"] if left is None else []))
+    if left is not None:
+        pipeline.put("1000.csv", left)
+    pipeline.run()
+    # Second was never anybody's: that record was a duplicate as long as it said so.
+    assert [user[1] for user in pipeline.users()] == ["Third" if left == to_csv("Third") else "First"]
+    assert pipeline.rejects() == ({"1000.csv": "row_count"} if left == b"broken" else {})
+
+
 def test_a_broken_record_beside_another_is_a_duplicate_first(pipeline: Pipeline):
     pipeline.put("1000.CSV")
     pipeline.put("1000.csv", b"broken")
