@@ -13,7 +13,7 @@ from serving.problems import ProblemError
 
 MAX_BODY_BYTES = 1 << 20
 BODY_S = 10  # for all of a body: its sender holds a thread
-LOOK_S = 0.5
+LOOK_S = 0.5  # between two looks for late ones, so the first of them is in time
 _LATE_AT: dict[socket.socket, float] = {}  # by the monotonic clock, of the bodies being read
 
 
@@ -39,7 +39,7 @@ def _read(request: Request, length: int) -> bytes:
     if connection is None:
         return stream.read(length)  # another server, such as the tests' client
     _watch()
-    _LATE_AT[connection] = time.monotonic() + BODY_S
+    _LATE_AT[connection] = time.monotonic() + BODY_S - LOOK_S
     try:
         return stream.read(length)
     except OSError:

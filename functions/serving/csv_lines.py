@@ -3,12 +3,22 @@
 from collections.abc import Collection, Sequence
 from typing import LiteralString
 
+# Milliseconds since 1970-01-01 UTC, which a float holds exactly.
+BIRTHTS: LiteralString = "cast(date_part('epoch', birthdate) * 1000 as bigint)::text"
+# A user as both functions write it: the names of the cells, and SQL of each over a row of users.
+USER_CELLS: dict[str, LiteralString] = {
+    "user_id": "user_id",
+    "first_name": "first_name",
+    "last_name": "last_name",
+    "birthts": BIRTHTS,
+    "img_path": "coalesce(img_path, '')",
+}
 _COMMA: LiteralString = " || ',' || "
 _CONCATENATE: LiteralString = " || "
 
 
 def build_csv_line(cells: Sequence[LiteralString], *, plain: Collection[LiteralString] = ()) -> LiteralString:
-    """Return SQL of a line of the cells, each SQL of a text that is not null; `plain` are never quoted.
+    """Return SQL of a line of cells and its end; each is SQL of a text, not null, `plain` are never quoted.
 
     A cell is quoted where RFC 4180 wants it. All are searched at once for what needs that, which takes two
     thirds of the time, and those in `plain` not at all.

@@ -37,6 +37,7 @@ SESSION = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30000",
     "timezone": "UTC",
+    "client_encoding": "UTF8",
 }
 # SQLSTATE classes that are nobody's mistake here: connection, resources, operator, system; then what a
 # missing or half-done set-up and changed credentials look like.
@@ -111,7 +112,8 @@ class Connection:
     def read_column(self, sql: LiteralString, count: int, **params: object) -> Generator[Column, None, None]:
         """Yield all rows of a prepared statement of one column, `count` at a time; needs a transaction.
 
-        Between the yields nothing is left unread, so the session may be given back before the end.
+        Between the yields nothing is left unread, so the session may be used, or given back before the end.
+        One at a time: a second one in the same transaction is refused.
         """
         with self._errors():
             yield from read_column(self._driver, self._prepare(sql), params, count)

@@ -12,8 +12,8 @@ from pg8000.native import Connection, PreparedStatement
 READ_BYTES = 1 << 16
 _HEADER = Struct("!ci")  # of each message: its kind, and its length without the kind
 _LENGTH = Struct("!i")
-_EXECUTE = Struct("!cixi")  # of the unnamed portal: the length, and how many rows are wanted, 0 for all
 _SYNC = b"S\0\0\0\x04"
+_COLUMN = b"column"  # the portal of read_column(): any other statement would end the unnamed one
 _READY = b"Z"
 _READY_HEAD = b"Z\0\0\0\x05"
 _MORE_ROWS = b"s\0\0\0\x04" + _READY_HEAD + b"T"  # ends an answer: there are more, and a transaction goes on
@@ -32,7 +32,7 @@ def run_prepared(
     themselves.
     """
     stream = _find_stream(driver)
-    _send(stream, _bind(driver, statement, parameters) + _build_execute(0))
+    _send(stream, _bind(driver, statement, parameters, b"") + _build_execute(b"", 0))
     context = Context(statement.statement, columns=statement.cols, input_funcs=statement.input_funcs)
     for kind, body in _read_messages(stream):
         driver.message_types[kind](body, context)
@@ -46,13 +46,13 @@ def read_column(
 ) -> Generator["Column", None, None]:
     """Yield all rows of a statement of one column, `count` at a time.
 
-    To be used in a transaction, which keeps the statement open. The next rows are asked for when they are
-    wanted and then read at once, so between them the session waits for nobody, and may be left.
+    To be used once in a transaction, which keeps the statement open. The next rows are asked for when they
+    are wanted and then read at once, so between them the session waits for nobody, and may be left.
     """
     stream = _find_stream(driver)
-    request, is_more = _bind(driver, statement, parameters), True
+    request, is_more = _bind(driver, statement, parameters, _COLUMN), True
     while is_more:
-        _send(stream, request + _build_execute(count))
+        _send(stream, request + _build_execute(_COLUMN, count))
         answer = _read_rows(stream)
         request, is_more = b"", answer.endswith(_MORE_ROWS)
         if not is_more:
@@ -91,18 +91,22 @@ def _send(stream: BufferedRWPair, messages: bytes) -> None:
     stream.flush()
 
 
-def _bind(driver: Connection, statement: PreparedStatement, parameters: Mapping[str, object]) -> bytes:
+def _bind(
+    driver: Connection, statement: PreparedStatement, parameters: Mapping[str, object], portal: bytes
+) -> bytes:
     values = make_params(driver.py_types, statement.make_vals(parameters))
-    return _build_bind(statement.name_bin, values)
+    return _build_bind(portal, statement.name_bin, values)
 
 
-def _build_execute(count: int) -> bytes:
-    return _EXECUTE.pack(b"E", 9, count) + _SYNC
+def _build_execute(portal: bytes, count: int) -> bytes:
+    """Return messages that ask a portal for so many rows, 0 for all."""
+    body = portal + b"\0" + _LENGTH.pack(count)
+    return b"E" + _LENGTH.pack(len(body) + 4) + body + _SYNC
 
 
-def _build_bind(name: bytes, values: tuple[str | None, ...]) -> bytes:
-    """Return a message that binds values, all as text, to a statement's unnamed portal."""
-    parts = [b"\0", name, b"\0\0", len(values).to_bytes(2)]
+def _build_bind(portal: bytes, name: bytes, values: tuple[str | None, ...]) -> bytes:
+    """Return a message that binds values, all as text, to a statement: a portal, which gives its rows."""
+    parts = [portal, b"\0", name, b"\0\0", len(values).to_bytes(2)]
     for value in values:
         if value is None:
             parts.append(b"\xff\xff\xff\xff")
@@ -135,7 +139,7 @@ def _read_messages(stream: BufferedRWPair) -> Iterator[tuple[bytes, bytes]]:
 def _read_rows(stream: BufferedRWPair) -> bytes:
     """Read an answer with rows of one column to its end.
 
-    Nothing before looks like it: the text of a row holds no zero byte, and what is around it no Z.
+    Nothing before ends like it: the text of a row holds no zero bytes, which the end has in its length.
     """
     received = bytearray()
     while not received[-len(_READY_HEAD) - 1 :].startswith(_READY_HEAD):

@@ -140,7 +140,7 @@ def test_a_function_waits_ten_seconds_for_a_body_however_it_drips(gateway: Gatew
     with ThreadPoolExecutor(len(ports)) as threads, ExitStack() as stack:
         clients = [stack.enter_context(closing(connect(port, request))) for request, port in ports.items()]
         for seconds, received in threads.map(answer, clients):
-            assert 9 < seconds < 15
+            assert 9 < seconds < 11
             assert received.startswith(b"HTTP/1.1 408 ")
             assert b'"code": "body_timeout"' in received
     for port in ports.values():

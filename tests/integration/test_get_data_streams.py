@@ -7,11 +7,15 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 
 import pytest
 from rig import FUNCTIONS, Database, Function, StartFunction
 
+from get_data.filters import parse_filter
+from get_data.formats import JSON
+from get_data.queries import build_export
 from rollcall.ports import HOST
 from rollcall.processes import wait_until
 from rollcall.servers import http_status, script
@@ -49,6 +53,19 @@ def ask(function: Function, target: str = "/data", *, version: str = "1.1") -> s
     client.connect((HOST, function.port))
     client.sendall(f"GET {target} HTTP/{version}\r\nHost: rollcall\r\n\r\n".encode())
     return client
+
+
+@pytest.mark.parametrize(
+    "query", ["", "is_image_exists=True", "is_image_exists=False", "min_age=18", "max_age=99"]
+)
+def test_nobody_waits_for_a_sort_of_all_who_match(database: Database, query: str):
+    database.run("update users set img_path = 'b/' || user_id || '.png' where id % 2 = 0")
+    database.run("vacuum analyze users")
+    with closing(database.connect("get_data")) as connection:
+        statement = build_export(parse_filter(query.encode()), datetime.now(UTC).date(), JSON)
+        plan = connection.run(f"explain {statement.sql}", **statement.parameters) or []
+    text = "\n".join(line for (line,) in plan)
+    assert "Sort" not in text, text
 
 
 @contextmanager
@@ -306,3 +323,21 @@ def test_an_export_goes_on_when_a_setting_of_the_server_changes_meanwhile(databa
         owner.close()
         reading.close()
     assert numbers == 10_000
+
+
+def test_an_export_goes_on_when_its_session_does_something_else_meanwhile(database: Database):
+    numbers, reading = 0, Connection(database.settings, application_name="export")
+    with closing(reading), reading.transaction(snapshot=True):
+        for column in reading.read_column("select n::text from generate_series(1, 10000) n", 2_000):
+            assert reading.run("select 1") == reading.run_prepared("select 1") == [[1]]
+            numbers += len(column.split())
+    assert numbers == 10_000
+
+
+def test_text_is_utf_8_whatever_the_database_is_set_to(database: Database):
+    name = database.settings.database
+    database.run(f"alter database {name} set client_encoding = 'LATIN1'")  # pyright: ignore[reportArgumentType]
+    reading = Connection(database.settings, application_name="export")
+    with closing(reading), reading.transaction(snapshot=True):
+        (column,) = reading.read_column("select 'Zoë'", 2)
+        assert (column.split(), reading.run("select 'Zoë'")) == ([b"Zo\xc3\xab"], [["Zoë"]])

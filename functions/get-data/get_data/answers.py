@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from itertools import chain
 
@@ -17,6 +17,7 @@ from get_data.negotiation import Representation
 from get_data.users import Chunk, Version
 from serving.ahead import read_ahead
 from serving.logs import log, log_error
+from serving.postgres import DatabaseUnavailableError
 from serving.problems import ProblemError
 
 SMALL_BYTES = 1_000  # not worth compressing
@@ -43,10 +44,10 @@ class Answers:
     ) -> Response:
         """Stream an export, or send it whole when it fits in one chunk."""
         with ExitStack() as stack:
-            stack.callback(chunks.close)
+            stack.callback(_abandon, chunks)
             first, second = next(chunks), next(chunks, None)
             etag = to_etag(first.version)
-            if second is None or not second.to_text():
+            if second is None or second.is_empty():
                 body = to_body(first.to_text(), representation.format)
                 return self.send_whole(request, body, representation, etag)
             _check_http_version(request)
@@ -94,6 +95,12 @@ def send_head(representation: Representation, etag: str) -> Response:
 def send_not_modified(etag: str) -> Response:
     """Answer that the client has what it asks for."""
     return Response(status=304, headers={**_VALIDATION, "ETag": f'"{etag}"'})
+
+
+def _abandon(chunks: Generator[Chunk, None, None]) -> None:
+    """Give the session of an export back; that Postgres is gone by then is nobody's concern any more."""
+    with suppress(DatabaseUnavailableError):
+        chunks.close()
 
 
 def _build(pieces: Iterable[bytes], form: Format, etag: str | None, *, gzip: bool) -> Response:

@@ -53,6 +53,10 @@ class Chunk:
     lines: Column
     separator: bytes
 
+    def is_empty(self) -> bool:
+        """Whether there are no users left for it."""
+        return not self.lines.split()
+
     def to_text(self) -> bytes:
         """Return the lines, joined as in a page."""
         return self.separator.join(self.lines.split())

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.settings import Settings, StoreSettings
-from serving.csv_lines import build_csv_line
+from serving.csv_lines import BIRTHTS, USER_CELLS, build_csv_line
 from serving.postgres import Connection
 
 PART_BYTES = 5 << 20  # the smallest that S3 takes
@@ -28,15 +28,12 @@ class Output:
     store_state: LiteralString
 
 
-_BIRTHTS: LiteralString = "cast(date_part('epoch', birthdate) * 1000 as bigint)::text"
-_USER = build_csv_line(
-    ("user_id", "first_name", "last_name", _BIRTHTS, "coalesce(img_path, '')"), plain=(_BIRTHTS,)
-)
+_USER = build_csv_line(tuple(USER_CELLS.values()), plain=(BIRTHTS,))
 _REJECT = build_csv_line(("key", "reason", "coalesce(detail, '')"))
 
 USERS = Output(
     key="output.csv",
-    header=("user_id", "first_name", "last_name", "birthts", "img_path"),
+    header=tuple(USER_CELLS),
     query=f"select {_USER} from users order by user_id",  # noqa: S608  constants
     fetch_state="select data_version, output_version, output_etag from state",
     store_state="""
