@@ -44,6 +44,10 @@ SESSION = {
 _UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "55", "57", "58", "XX")
 _UNAVAILABLE_CODES = ("25006", "3F000", "42501", "42P01")
 
+# No limit at all, for the end of a statement read by read_column(). The planner, which cannot know how much
+# it is, prepares for a part of the rows: it walks along an index where it would sort all before the first.
+FIRST_ROWS_SOON: LiteralString = "limit (select 9223372036854775807)"
+
 Row = list[Any]
 
 

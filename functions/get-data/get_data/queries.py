@@ -9,7 +9,7 @@ from typing import LiteralString
 from get_data.ages import OLDEST, born_before
 from get_data.filters import Filter
 from get_data.formats import RECORD, Format
-from serving.postgres import RUN_LOCK
+from serving.postgres import FIRST_ROWS_SOON, RUN_LOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,6 @@ class Statement:
 
 # So many users are walked through for a page, 2 ms for one of a hundred: enough when one in fifty matches.
 WALKED: LiteralString = "10000 + 50 * cast(:limit as bigint)"
-ALL: LiteralString = "9223372036854775807"
 VERSION = Statement("select lineage::text, data_version from state", {})
 
 
@@ -79,11 +78,7 @@ cross join (
 
 
 def build_export(asked: Filter, today: date, representation: Format) -> Statement:
-    """Return the line of each user that matches.
-
-    The limit is none. The planner, which cannot know that, takes it for a part of them: it walks along the
-    user ids, where all who match would be sorted before the first of them is sent.
-    """
+    """Return the line of each user that matches."""
     where, parameters = _build_where(asked, today)
     return Statement(
         f"""
@@ -91,7 +86,7 @@ select {representation.line}
 from users
 {where}
 order by user_id
-limit (select {ALL})
+{FIRST_ROWS_SOON}
 """,
         parameters,
     )

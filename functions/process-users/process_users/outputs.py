@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.settings import Settings, StoreSettings
 from serving.csv_lines import BIRTHTS, USER_CELLS, build_csv_line
-from serving.postgres import Connection
+from serving.postgres import FIRST_ROWS_SOON, Connection
 
 PART_BYTES = 5 << 20  # the smallest that S3 takes
 FETCHED_ROWS = 2_000
@@ -34,7 +34,7 @@ _REJECT = build_csv_line(("key", "reason", "coalesce(detail, '')"))
 USERS = Output(
     key="output.csv",
     header=tuple(USER_CELLS),
-    query=f"select {_USER} from users order by user_id",  # noqa: S608  constants
+    query=f"select {_USER} from users order by user_id {FIRST_ROWS_SOON}",  # noqa: S608  constants
     fetch_state="select data_version, output_version, output_etag from state",
     store_state="""
         update state
@@ -46,7 +46,7 @@ USERS = Output(
 REJECTS = Output(
     key="rejects.csv",
     header=("key", "reason", "detail"),
-    query=f"select {_REJECT} from rejects order by key",  # noqa: S608  constants
+    query=f"select {_REJECT} from rejects order by key {FIRST_ROWS_SOON}",  # noqa: S608  constants
     fetch_state="select rejects_version, rejects_output_version, rejects_output_etag from state",
     store_state="""
         update state
