@@ -19,16 +19,18 @@ from faults.model import record
 from pipeline import ONE_STORE, Pipeline
 from rig import StartFunction
 
+from get_data.users import CHUNK_USERS
+
 pytestmark = ONE_STORE
 # Users of three kinds, one among the other: of the first, all get another name in one commit of a run; of the
-# second, some in events; the others are never touched. The first are in every page and in both chunks of an
-# export.
-MOVING = [f"{number:04}m" for number in range(0, 1800, 20)]
-TOLD = [f"{number:04}e" for number in range(20)]
-STILL = [f"{number:04}s" for number in range(1800)]
+# second, some in events; the others are never touched. The first are in every page and in every chunk of an
+# export, of which there are at least three: one that is neither the first nor the last.
+STILL = [f"{number:05}s" for number in range(2 * CHUNK_USERS)]
+MOVING = [f"{number:05}m" for number in range(0, len(STILL), 40)]
+TOLD = [f"{number:05}e" for number in range(20)]
 EVERYBODY = sorted([*MOVING, *TOLD, *STILL])
 COMMITS = 12
-PAGE_USERS = 97
+PAGE_USERS = 97  # two of those who move at least
 PAUSE_S = 0.05
 FORMATS = ("json", "csv", "ndjson")
 
@@ -109,6 +111,7 @@ class Library:
         while True:
             response = pool.request("GET", f"{self.get_data}/data?format={form}")
             if response.status == 200:
+                assert response.headers.get("Transfer-Encoding") == "chunked", "it came at once"
                 yield {"json": parse_json, "csv": parse_csv, "ndjson": parse_ndjson}[form](response.data)
                 return
             assert response.json()["code"] == "exports_busy"
@@ -117,6 +120,19 @@ class Library:
 
 
 STILL_IDS = frozenset(STILL)
+
+
+def check_parts() -> None:
+    """Check that whoever reads a part of another moment is found out: by chunks, and within a page."""
+    chunks, pages = split(CHUNK_USERS), split(PAGE_USERS)
+    assert len(chunks) >= 3
+    assert all(not part.isdisjoint(MOVING) for part in chunks)
+    assert all(len(part.intersection(MOVING)) > 1 for part in pages[:-1])
+
+
+def split(count: int) -> list[set[str]]:
+    """Return everybody, so many at a time."""
+    return [set(EVERYBODY[start : start + count]) for start in range(0, len(EVERYBODY), count)]
 
 
 def check_moment(names: Names, earliest: int) -> int:
@@ -146,6 +162,7 @@ def parse_csv(body: bytes) -> Names:
 def test_each_of_two_hundred_readers_sees_one_moment_while_runs_and_events_commit(
     pipeline: Pipeline, start_function: StartFunction, count: Any
 ):
+    check_parts()
     env = {**pipeline.database.env("get_data"), "WORKERS": "2", "THREADS": "16"}
     library = Library(
         pipeline,
