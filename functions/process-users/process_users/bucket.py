@@ -3,9 +3,9 @@
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from process_users.keys import SourceKey
@@ -36,8 +36,7 @@ class Presence(Enum):
     UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """The answer for one key, as it was when it was read.
 
     `etag` is None when it cannot be relied on. `body` is empty for pictures and when `is_too_large`.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from process_users.bucket import to_place
 from process_users.keys import SourceKey, parse_key
@@ -18,8 +19,7 @@ class KeyRange:
     end: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A key to settle; `expected` is its ledger entry's revision, 0 for none.
 
     `source` None: the key names nothing under the prefix. `listed` None: no listing can be relied on.

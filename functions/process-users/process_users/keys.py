@@ -2,16 +2,15 @@
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 MAX_USER_ID_CHARACTERS = 128
 RECORD_EXTENSION = ".csv"
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg")  # the first that a user has is the user's picture
 
 
-@dataclass(frozen=True, slots=True)
-class SourceKey:
+class SourceKey(NamedTuple):
     """A key that names a record or a picture.
 
     `picture` is None for a record, else the place of its extension in PICTURE_EXTENSIONS. `user_id` is None

@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import pycurl
@@ -30,8 +30,7 @@ class Request:
     timeout_ms: int = 3_000
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An answer; `status` 0 when there was none. `modified` in seconds since 1970, -1 when not told."""
 
     status: int
