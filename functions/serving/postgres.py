@@ -114,7 +114,7 @@ class Connection:
             return run_prepared(self._driver, self._prepare(sql), params)
 
     def read_column(self, sql: LiteralString, count: int, **params: object) -> Generator[Column, None, None]:
-        """Yield all rows of a prepared statement of one column, `count` at a time; needs a transaction.
+        """Yield all rows of a prepared statement of one column, up to `count` at a time; needs a transaction.
 
         Between the yields nothing is left unread, so the session may be used, or given back before the end.
         One at a time: a second one in the same transaction is refused.

@@ -10,6 +10,7 @@ from pg8000.exceptions import InterfaceError
 from pg8000.native import Connection, PreparedStatement
 
 READ_BYTES = 1 << 16
+COLUMN_BYTES = 1 << 20  # of the rows of a column that are fetched at a time, several times what is usual
 _HEADER = Struct("!ci")  # of each message: its kind, and its length without the kind
 _LENGTH = Struct("!i")
 _SYNC = b"S\0\0\0\x04"
@@ -44,7 +45,7 @@ def run_prepared(
 def read_column(
     driver: Connection, statement: PreparedStatement, parameters: Mapping[str, object], count: int
 ) -> Generator["Column", None, None]:
-    """Yield all rows of a statement of one column, `count` at a time.
+    """Yield all rows of a statement of one column, `count` at a time, fewer when they turn out to be long.
 
     To be used once in a transaction, which keeps the statement open. The next rows are asked for when they
     are wanted and then read at once, so between them the session waits for nobody, and may be left.
@@ -66,6 +67,7 @@ def read_column(
             is_more = _SUSPENDED in kinds
             if not is_more and _COMPLETE not in kinds:
                 raise InterfaceError("the answer does not say that it is the last one")
+        count = min(count, max(1, count * COLUMN_BYTES // len(answer)))
         yield Column(answer)
 
 

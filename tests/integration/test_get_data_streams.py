@@ -20,6 +20,7 @@ from rollcall.ports import HOST
 from rollcall.processes import wait_until
 from rollcall.servers import http_status, script
 from serving.postgres import Connection
+from serving.prepared import COLUMN_BYTES
 
 USERS = 20_000  # of 1 kB each: more than all buffers on the way hold
 LONG = "x" * 900
@@ -341,3 +342,13 @@ def test_text_is_utf_8_whatever_the_database_is_set_to(database: Database):
     with closing(reading), reading.transaction(snapshot=True):
         (column,) = reading.read_column("select 'Zoë'", 2)
         assert (column.split(), reading.run("select 'Zoë'")) == ([b"Zo\xc3\xab"], [["Zoë"]])
+
+
+def test_fewer_long_rows_are_fetched_at_a_time(database: Database):
+    """What an export holds in memory is bounded by their length too, not by their number alone."""
+    reading = Connection(database.settings, application_name="export")
+    sql = "select repeat('x', 4000) || n from generate_series(1, 5000) n"
+    with closing(reading), reading.transaction(snapshot=True):
+        chunks = [column.split() for column in reading.read_column(sql, 2_000)]
+    assert [int(row[4000:]) for chunk in chunks for row in chunk] == list(range(1, 5001))
+    assert max(sum(map(len, chunk)) for chunk in chunks[1:]) <= COLUMN_BYTES
