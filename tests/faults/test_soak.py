@@ -4,6 +4,7 @@ import json
 import random
 import statistics
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ USERS = [f"{number:03}" for number in range(300)]
 CONTENTS = [*VALID.values(), *BROKEN.values()]
 SAMPLES = 80
 MORE_BYTES = 16 << 20  # of memory at the end, in any process: an eighth of a function's
+ALONE = 40  # runs and exports, when nobody else asks for anything
+MORE_SOCKETS = ALONE // 2  # after them; each leaves none
+LOOKS = 10
 MORE_FILES = 4  # other than sockets, when no run goes on
 # At most. For an event about a user whose record is gone a thread opens many connections to the store at once
 # and keeps them until the store closes them, so how many there are says nothing. A run lists, reads, asks
@@ -147,6 +151,16 @@ class Town:
                     again = pool.request("GET", function.url + path, headers=headers)
                     assert again.status in (200, 304), (path, again.status)
 
+    def work_alone(self) -> None:
+        """Do a run over something new and an export, again and again."""
+        dice = random.Random(SEED + 3)
+        with open_pool() as pool:
+            for _ in range(ALONE):
+                self.put(f"{USERS[0]}.csv", dice)
+                for method, function in (("POST", self.process_users), ("GET", self.get_data)):
+                    response = pool.request(method, f"{function.url}/data")
+                    assert response.status == 200, response.data
+
     def until_it_ends(self, actor: Callable[..., None], *args: object) -> None:
         """Let somebody act; whoever fails ends it for all."""
         try:
@@ -181,6 +195,17 @@ def list_files(process: psutil.Process) -> list[str]:
         with suppress(FileNotFoundError):  # it has just been closed
             found.append(str(link.readlink()))
     return found
+
+
+def count_sockets(processes: list[psutil.Process]) -> dict[int, int]:
+    """Return the least of several looks: how many sockets each process keeps."""
+    least: dict[int, int] = {}
+    for _ in range(LOOKS):
+        for process in processes:
+            sockets = sum(name.startswith("socket:") for name in list_files(process))
+            least[process.pid] = min(sockets, least.get(process.pid, sockets))
+        time.sleep(0.05)
+    return least
 
 
 def take_sample(function: Function, processes: list[psutil.Process], owner: Driver) -> Sample:
@@ -261,6 +286,12 @@ def test_after_a_long_time_of_mixed_use_nothing_has_grown(
             for function in functions:
                 samples[function.name].append(take_sample(function, processes[function.name], owner))
     figures = {key: value for name in samples for key, value in check_flat(name, samples[name]).items()}
+    kept = {name: count_sockets(found) for name, found in processes.items()}
+    town.work_alone()
+    for name, found in processes.items():
+        left = max(now - kept[name][pid] for pid, now in count_sockets(found).items())
+        assert left < MORE_SOCKETS, f"{name} has {left} more sockets after {ALONE} times"
+        figures[f"{name.replace('-', '_')}_sockets_left"] = left
     for function in functions:
         check_log(function)
     seen = look(owner)
