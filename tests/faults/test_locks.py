@@ -18,6 +18,7 @@ from pg8000.native import Connection as Driver
 from pipeline import ONE_STORE, Pipeline, document
 from rig import Function, StartFunction
 
+from process_users import outputs
 from rollcall.ports import HOST
 from rollcall.processes import kill_all, wait_until
 
@@ -169,11 +170,23 @@ def test_the_lock_is_free_within_a_minute_after_the_network_is_cut_and_the_next_
     assert seconds < CUT_OFF_S
 
 
-@pytest.mark.parametrize("statement", ["from users order by", "select 1 as alive", "output_version = cast"])
+# What a message holds, and how many with it come before. Each fetch asks the portal for a single row.
+FETCH = "\0\0\0\0\1S\0\0\0\4"
+STORING = {
+    "before its lines": ("from users order by", 0),
+    "between two fetches": (FETCH, 1),
+    "after its lines": ("select 1 as alive", 0),
+    "when it is stored": ("output_version = cast", 0),
+}
+
+
+@pytest.mark.parametrize("where", STORING)
 def test_a_run_that_loses_its_lock_while_it_stores_its_output_leaves_that_of_the_next_run(
-    scene: Scene, statement: str
+    scene: Scene, where: str, monkeypatch: pytest.MonkeyPatch
 ):
-    with scene.tap.holding(statement, answer=False) as hold:
+    monkeypatch.setattr(outputs, "FETCHED_ROWS", 1)
+    message, skip = STORING[where]
+    with scene.tap.holding(message, answer=False, skip=skip) as hold:
         run = scene.begin_run()
         hold.wait()
         scene.owner.run(TERMINATE)
