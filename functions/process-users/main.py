@@ -1,6 +1,5 @@
 """process-users under the Functions Framework: routes and status codes; nothing else here knows Flask."""
 
-import gc
 import logging
 import os
 import threading
@@ -37,9 +36,6 @@ configure("process-users", SETTINGS.serving.log_level)
 end_with_server()
 # pandas brings linear algebra along, whose threads spin although nothing here ever asks for any.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# A run makes some objects for each key, which live as long as their batch: to look through them for cycles
-# after every 700 new ones, as is usual, takes a twentieth of the run and finds none.
-gc.set_threshold(50_000, 20, 100)
 
 T = TypeVar("T")
 SHOWN_RUNS = 20

@@ -38,6 +38,7 @@ SESSION = {
     "tcp_user_timeout": "30000",
     "timezone": "UTC",
     "client_encoding": "UTF8",
+    "default_transaction_isolation": "read committed",
 }
 # SQLSTATE classes that are nobody's mistake here: connection, resources, operator, system; then what a
 # missing or half-done set-up and changed credentials look like.
@@ -117,7 +118,7 @@ class Connection:
         """Yield all rows of a prepared statement of one column, up to `count` at a time; needs a transaction.
 
         Between the yields nothing is left unread, so the session may be used, or given back before the end.
-        One at a time: a second one in the same transaction is refused.
+        Once in a transaction: a second one is refused.
         """
         with self._errors():
             yield from read_column(self._driver, self._prepare(sql), params, count)

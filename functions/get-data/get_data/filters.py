@@ -36,6 +36,11 @@ class Filter:
         """Whether any age is left out; nobody has completed less than no year."""
         return bool(self.min_age) or self.max_age is not None
 
+    @property
+    def is_selective(self) -> bool:
+        """Whether anybody is left out for what is known of them."""
+        return self.has_ages or self.is_image_exists is not None
+
     def to_query(self) -> str:
         """Return the one query string that all spellings of this filter share, percent-encoded."""
         values = ((name, getattr(self, name)) for name in _NAMES)

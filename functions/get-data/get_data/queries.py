@@ -22,6 +22,8 @@ class Statement:
 
 # So many users are walked through for a page, 2 ms for one of a hundred: enough when one in fifty matches.
 WALKED: LiteralString = "10000 + 50 * cast(:limit as bigint)"
+# So many users who match are sorted before the first is sent; where more do, the next is never far.
+RARE: LiteralString = "50000"
 VERSION = Statement("select lineage::text, data_version from state", {})
 
 
@@ -77,8 +79,24 @@ cross join (
     )
 
 
-def build_export(asked: Filter, today: date, representation: Format) -> Statement:
-    """Return the line of each user that matches."""
+def build_look(asked: Filter, today: date) -> Statement:
+    """Return whether more than RARE users match; it looks at no more of those who do."""
+    where, parameters = _build_where(asked, today)
+    return Statement(
+        f"""
+select count(*) > {RARE}
+from (select from users {where} limit {RARE} + 1) as matching
+""",
+        parameters,
+    )
+
+
+def build_export(asked: Filter, today: date, representation: Format, *, are_many: bool = True) -> Statement:
+    """Return the line of each user that matches.
+
+    Many are found by walking through all users in their order: they would take too long to sort before the
+    first is sent. A few are sorted: it would take too long to come by them.
+    """
     where, parameters = _build_where(asked, today)
     return Statement(
         f"""
@@ -86,7 +104,7 @@ select {representation.line}
 from users
 {where}
 order by user_id
-{FIRST_ROWS_SOON}
+{FIRST_ROWS_SOON if are_many else ""}
 """,
         parameters,
     )

@@ -13,6 +13,7 @@ from get_data.queries import (
     Statement,
     build_export,
     build_figures,
+    build_look,
     build_page,
     build_picture,
     build_rare_page,
@@ -134,9 +135,11 @@ def read_chunks(
 
     Once begun it holds a session: read it to its end or close it.
     """
-    statement, separator = build_export(asked, today, representation), representation.separator.encode()
+    separator = representation.separator.encode()
     with pool.connection() as connection, connection.transaction(snapshot=True):
         version = Version(*_fetch_row(connection, VERSION))
+        are_many = not asked.is_selective or _fetch_row(connection, build_look(asked, today))[0]
+        statement = build_export(asked, today, representation, are_many=are_many)
         for lines in connection.read_column(statement.sql, CHUNK_USERS, **statement.parameters):
             try:
                 yield Chunk(version, lines, separator)

@@ -12,7 +12,8 @@ from process_users.ledger import Ledger
 from process_users.outcomes import Outcome
 from process_users.records import MAX_BYTES, Reject, parse_record, reject_too_large
 
-LOCKED_OBJECTS = 32  # read while no other can commit: as many as are read at once
+# Read while no other can commit, as many as are read at once; other records of their users come on top.
+LOCKED_OBJECTS = 32
 LOCKED_PAUSES_S = PAUSES_S[:1]
 
 
@@ -29,7 +30,7 @@ class Settler:
 
         What another commit settled after it was read here is read again, now with all other commits waiting.
         """
-        outcomes = self._add_successors(outcomes, pauses_s=PAUSES_S)
+        outcomes = self._add_successors(outcomes)
         applied = self.ledger.settle_batch(to_copy_text(build_batch(outcomes)))
         return applied.upserted + self._settle_locked(applied.conflicts)
 
@@ -78,22 +79,21 @@ class Settler:
         return [Outcome(outcome.key, outcome.expected) if outcome.gone else outcome for outcome in outcomes]
 
     def _read_keys(self, keys: Sequence[str], *, pauses_s: Sequence[float]) -> list[Outcome]:
-        """Find out what keys are of which no listing says anything."""
-        revisions = {**dict.fromkeys(keys, 0), **self.ledger.fetch_revisions(keys)}
-        outcomes = self._read_revisions(revisions, pauses_s=pauses_s)
-        return self._add_successors(outcomes, pauses_s=pauses_s)
+        """Find out what keys are of which no listing says anything, and their users' other known records."""
+        known = {**self.ledger.fetch_revisions(keys), **self.ledger.fetch_successors(keys)}
+        return self._read_revisions({**dict.fromkeys(keys, 0), **known}, pauses_s=pauses_s)
 
-    def _add_successors(self, outcomes: Sequence[Outcome], *, pauses_s: Sequence[float]) -> list[Outcome]:
-        """Add what the records are now of which one takes over from a record that is gone.
+    def _add_successors(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """Add what the records are now of which one may take over from one that is gone or nobody's now.
 
         They may have changed too without having had their turn. A user must not become what the ledger still
         says of them: it would stay the user's last valid version when the record turns out to be broken.
         """
-        gone = [outcome.key for outcome in outcomes if outcome.gone]
+        gone = [outcome.key for outcome in outcomes if outcome.user_id is None]
         revisions = self.ledger.fetch_successors(gone) if gone else {}
         for outcome in outcomes:
             revisions.pop(outcome.key, None)
-        return [*outcomes, *self._read_revisions(revisions, pauses_s=pauses_s)]
+        return [*outcomes, *self._read_revisions(revisions, pauses_s=PAUSES_S)]
 
     def _read_revisions(self, revisions: Mapping[str, int], *, pauses_s: Sequence[float]) -> list[Outcome]:
         changes = [
