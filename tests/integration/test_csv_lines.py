@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from io import StringIO
 from itertools import product
 
+from faults.model import quote
 from rig import Database
 
 from serving.csv_lines import build_csv_line
@@ -34,7 +35,6 @@ PLAIN = ("", "a", "Zoë 日本 🙂", "NULL", "\\N", "0", "=1+1")
 CELLS = sorted(
     {*PLAIN, *(form.replace("?", sign) for sign in SIGNS for form in ("?", "??", "?a", "a?", "a?b"))}
 )
-QUOTED = frozenset('",\r\n')
 LINE = build_csv_line(("first", "coalesce(second, '')", "third::text"), plain=("third::text",))
 WRITE = f"""
 select first, second, {LINE}
@@ -70,8 +70,3 @@ def test_what_needs_no_quotes_has_none(database: Database):
     pairs = [*((cell, "a") for cell in CELLS), *(("a", cell) for cell in CELLS)]
     want = [f"{quote(first)},{quote(second)},{n}\n" for n, (first, second) in enumerate(pairs, 1)]
     assert write(database, pairs) == want
-
-
-def quote(cell: str) -> str:
-    """Write a cell as RFC 4180 has it."""
-    return '"' + cell.replace('"', '""') + '"' if QUOTED.intersection(cell) else cell
