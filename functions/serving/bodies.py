@@ -13,7 +13,7 @@ from serving.problems import ProblemError
 
 MAX_BODY_BYTES = 1 << 20
 BODY_S = 10  # for all of a body: its sender holds a thread
-LOOK_S = 0.5  # between two looks for late ones, which end so much before their time at most
+LOOK_S = 0.5  # between two looks for late ones; none ends later than BODY_S, some by so much earlier
 _LATE_AT: dict[socket.socket, float] = {}  # by the monotonic clock, of the bodies being read
 
 

@@ -80,7 +80,7 @@ class Ledger:
             start_after = page[-1][0]
 
     def fetch_revisions(self, keys: Sequence[str]) -> dict[str, int]:
-        """Return the revision of each of the keys that has an entry."""
+        """Return the revisions of the keys that have an entry, and of all records of their users."""
         rows = self._connection.run_prepared(_FETCH_REVISIONS, keys=list(keys))
         return dict(map(tuple, rows))
 
@@ -91,10 +91,6 @@ class Ledger:
             _FETCH_RIVALS, key=source.key, user_id=source.user_id, is_record=is_record
         )
         return dict(map(tuple, rows))
-
-    def fetch_successors(self, keys: Sequence[str]) -> dict[str, int]:
-        """Return the revisions of all records of the users of whom a record is among the keys."""
-        return dict(map(tuple, self._connection.run_prepared(_FETCH_SUCCESSORS, keys=list(keys))))
 
     @contextmanager
     def commit(self) -> Iterator[None]:
@@ -354,7 +350,17 @@ order by key
 limit cast(:limit as bigint)
 """
 
-_FETCH_REVISIONS = "select key, revision from ledger where key = any(cast(:keys as text[]))"
+_FETCH_REVISIONS = """
+select key, revision
+from ledger
+where key = any(cast(:keys as text[]))
+union all
+select key, revision
+from ledger
+where picture is null and user_id in (
+    select user_id from ledger where key = any(cast(:keys as text[])) and picture is null
+)
+"""
 
 _FETCH_RIVALS = """
 select key, revision
@@ -364,14 +370,6 @@ union all
 select key, revision
 from ledger
 where user_id = cast(:user_id as text) and (picture is null) = cast(:is_record as boolean)
-"""
-
-_FETCH_SUCCESSORS = """
-select key, revision
-from ledger
-where picture is null and user_id in (
-    select user_id from ledger where key = any(cast(:keys as text[])) and picture is null
-)
 """
 
 _COPY_STAGE = """

@@ -80,8 +80,8 @@ class Settler:
 
     def _read_keys(self, keys: Sequence[str], *, pauses_s: Sequence[float]) -> list[Outcome]:
         """Find out what keys are of which no listing says anything, and their users' other known records."""
-        known = {**self.ledger.fetch_revisions(keys), **self.ledger.fetch_successors(keys)}
-        return self._read_revisions({**dict.fromkeys(keys, 0), **known}, pauses_s=pauses_s)
+        revisions = {**dict.fromkeys(keys, 0), **self.ledger.fetch_revisions(keys)}
+        return self._read_revisions(revisions, pauses_s=pauses_s)
 
     def _add_successors(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """Add what the records are now of which one may take over from one that is gone or nobody's now.
@@ -90,7 +90,7 @@ class Settler:
         says of them: it would stay the user's last valid version when the record turns out to be broken.
         """
         gone = [outcome.key for outcome in outcomes if outcome.user_id is None]
-        revisions = self.ledger.fetch_successors(gone) if gone else {}
+        revisions = self.ledger.fetch_revisions(gone) if gone else {}
         for outcome in outcomes:
             revisions.pop(outcome.key, None)
         return [*outcomes, *self._read_revisions(revisions, pauses_s=PAUSES_S)]
