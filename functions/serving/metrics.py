@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,10 +64,20 @@ def to_text(gauges: Iterable[Gauge]) -> bytes:
     from prometheus_client.multiprocess import MultiProcessCollector
 
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
-    families = [GaugeMetricFamily(gauge.name, gauge.help, gauge.value) for gauge in gauges]
-    registry.register(_Collected(families))  # pyright: ignore[reportArgumentType]  it has collect()
+    looked_up = [GaugeMetricFamily(gauge.name, gauge.help, gauge.value) for gauge in gauges]
+    collected = _Collected([*MultiProcessCollector.merge(_find_counts()), *looked_up])
+    registry.register(collected)  # pyright: ignore[reportArgumentType]  it has collect()
     return generate_latest(registry)
+
+
+def _find_counts() -> list[str]:
+    """Return the files that workers count in.
+
+    One is empty from when it is made until it gets its size, and for good if its worker is killed between;
+    the library's own collector fails on it (github.com/prometheus/client_python/issues/1199).
+    """
+    directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    return [str(path) for path in directory.glob("*.db") if path.stat().st_size > 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -84,6 +84,18 @@ def test_a_killed_worker_takes_no_count_along(database: Database, start_function
     assert read_metrics(function)[requests("/data/<user_id>", "200")] == 10
 
 
+def test_a_worker_that_is_only_making_its_file_stops_no_counts(
+    database: Database, start_function: StartFunction, tmp_path: Path
+):
+    function = start_function("get-data", {**database.env("get_data"), "TMPDIR": str(tmp_path)})
+    ask(function, "/data")
+    asked = requests("/data", "200")
+    wait_until(lambda: read_metrics(function).get(asked) == 1, timeout_s=10, what="the request to be counted")
+    (directory,) = tmp_path.glob("rollcall-metrics-*")
+    (directory / "counter_1.db").touch()
+    assert read_metrics(function)[asked] == 1
+
+
 def workers(function: Function) -> list[psutil.Process]:
     family = [
         child
