@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
@@ -89,7 +90,9 @@ class Application:
             log_error("request.crashed", error, route=template)
             problem = ProblemError("internal", "a defect of Rollcall; its log says more")
             response = self._answer_problem(request, problem)
-        response.call_on_close(lambda: self._end(request, response, template, started))
+        # The answer's status and not the answer: one that refers to itself stays in memory, and the body of
+        # its request with it, until garbage is collected.
+        response.call_on_close(partial(self._end, request.method, response.status_code, template, started))
         return response
 
     def _match(self, request: Request) -> tuple[Route, Mapping[str, str]]:
@@ -115,15 +118,13 @@ class Application:
             return to_response(problem)
         return add_problem_headers(self._problem_page(problem), problem)
 
-    def _end(self, request: Request, response: Response, template: str, started: float) -> None:
+    def _end(self, method: str, status: int, template: str, started: float) -> None:
         """Log and count a request whose answer has been sent."""
         seconds = time.perf_counter() - started
-        method = request.method if request.method in _METHODS else "other"
-        log(
-            "request", method=method, route=template, status=response.status_code, ms=round(seconds * 1000, 1)
-        )
+        method = method if method in _METHODS else "other"
+        log("request", method=method, route=template, status=status, ms=round(seconds * 1000, 1))
         if self._look is not None:
-            count_request(method, template, response.status_code, seconds)
+            count_request(method, template, status, seconds)
 
     def _metrics(self, request: Request) -> Response:
         """Answer all counts; without the figures of what cannot be reached now."""

@@ -1,6 +1,8 @@
 import base64
+import gc
 import hmac
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -59,6 +61,23 @@ def code(response: TestResponse) -> tuple[int, str]:
     assert response.content_type == "application/problem+json"
     assert response.json is not None
     return response.status_code, response.json["code"]
+
+
+def test_a_sent_answer_and_its_request_leave_memory_at_once():
+    left: list[weakref.ref] = []
+
+    def remember(request: Request) -> Response:
+        left.extend((weakref.ref(request), weakref.ref(response := to_json({}))))
+        request.environ["werkzeug.request"] = None  # as Flask does when a request has ended
+        return response
+
+    client = serve(Route("GET", "/remembered", remember, None))
+    gc.disable()
+    try:
+        client.get("/remembered").close()
+        assert [reference() for reference in left] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_route_answers_its_method_and_path():
