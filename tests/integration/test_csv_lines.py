@@ -1,14 +1,16 @@
-"""Lines of CSV that Postgres writes, read back by Python's csv: each cell is what it was."""
+"""Lines of CSV, read back by Python's csv: each cell is what it was in Postgres."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
 from itertools import product
 
+import pytest
 from faults.model import quote
 from rig import Database
 
-from serving.csv_lines import build_csv_line
+from process_users.outputs import build_csv_line
+from serving.csv_lines import build_row, to_csv
 
 SIGNS = [
     '"',
@@ -35,38 +37,75 @@ PLAIN = ("", "a", "Zoë 日本 🙂", "NULL", "\\N", "0", "=1+1")
 CELLS = sorted(
     {*PLAIN, *(form.replace("?", sign) for sign in SIGNS for form in ("?", "??", "?a", "a?", "a?b"))}
 )
-LINE = build_csv_line(("first", "coalesce(second, '')", "third::text"), plain=("third::text",))
-WRITE = f"""
-select first, second, {LINE}
-from unnest(cast(:first as text[]), cast(:second as text[])) with ordinality as pairs(first, second, third)
-order by third
-"""  # noqa: S608  constants of this module
+# Cells of users are quoted here, those of rejects by Postgres, and both in the same way.
+LINES = {
+    to_csv: build_row(("first", "coalesce(second, '')", "third::text", "''", "''")),
+    bytes: build_csv_line(("first", "coalesce(second, '')", "third::text", "''", "''")),
+}
+either = pytest.mark.parametrize("finish", LINES)
 
 
-def write(database: Database, pairs: Sequence[tuple[str, str | None]]) -> list[str]:
-    """Return the line of each pair and its number."""
+def write(
+    database: Database, pairs: Sequence[tuple[str, str | None]], finish: Callable[[bytes], bytes]
+) -> str:
+    """Return the lines of the pairs, each with its number and two empty cells."""
     first, second = zip(*pairs, strict=True)
-    rows = database.run(WRITE, first=list(first), second=list(second))
+    rows = database.run(
+        f"""
+        select first, second, {LINES[finish]}
+        from unnest(cast(:first as text[]), cast(:second as text[])) with ordinality
+             as pairs(first, second, third)
+        order by third
+        """,  # noqa: S608  constants of this module
+        first=list(first),
+        second=list(second),
+    )
     assert [(row[0], row[1]) for row in rows] == list(pairs)
-    return [row[2] for row in rows]
+    return finish("".join(row[2] for row in rows).encode()).decode()
 
 
-def parse(lines: list[str]) -> list[list[str]]:
-    return list(csv.reader(StringIO("".join(lines), newline=""), strict=True))
+def parse(text: str) -> list[list[str]]:
+    return list(csv.reader(StringIO(text, newline=""), strict=True))
 
 
-def test_each_cell_beside_each_other_is_read_back(database: Database):
+@either
+def test_each_cell_beside_each_other_is_read_back(database: Database, finish: Callable[[bytes], bytes]):
     pairs = list(product(CELLS, CELLS))
-    lines = write(database, pairs)
-    assert parse(lines) == [[first, second, str(n)] for n, (first, second) in enumerate(pairs, 1)]
+    text = write(database, pairs, finish)
+    assert parse(text) == [[first, second, str(n), "", ""] for n, (first, second) in enumerate(pairs, 1)]
 
 
-def test_null_is_read_back_as_an_empty_cell(database: Database):
-    lines = write(database, [(cell, None) for cell in CELLS])
-    assert parse(lines) == [[cell, "", str(n)] for n, cell in enumerate(CELLS, 1)]
+@either
+def test_null_is_read_back_as_an_empty_cell(database: Database, finish: Callable[[bytes], bytes]):
+    text = write(database, [(cell, None) for cell in CELLS], finish)
+    assert parse(text) == [[cell, "", str(n), "", ""] for n, cell in enumerate(CELLS, 1)]
 
 
-def test_what_needs_no_quotes_has_none(database: Database):
+@either
+def test_what_needs_no_quotes_has_none(database: Database, finish: Callable[[bytes], bytes]):
     pairs = [*((cell, "a") for cell in CELLS), *(("a", cell) for cell in CELLS)]
-    want = [f"{quote(first)},{quote(second)},{n}\n" for n, (first, second) in enumerate(pairs, 1)]
-    assert write(database, pairs) == want
+    want = [f"{quote(first)},{quote(second)},{n},,\n" for n, (first, second) in enumerate(pairs, 1)]
+    assert write(database, pairs, finish) == "".join(want)
+
+
+@either
+def test_where_nothing_needs_quotes_none_are_written(database: Database, finish: Callable[[bytes], bytes]):
+    plain = [cell for cell in CELLS if quote(cell) == cell]
+    want = [f"{cell},{cell},{n},,\n" for n, cell in enumerate(plain, 1)]
+    assert write(database, [(cell, cell) for cell in plain], finish) == "".join(want)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_cell_among_plain_ones_is_quoted_where_it_needs_it(cell: str):
+    rows = "a\x1fb\x1f1\x1f\x1f\x1e" + f"c\x1f{cell}\x1f2\x1f\x1f\x1e" + "e\x1ff\x1f3\x1f\x1f\x1e"
+    assert to_csv(rows.encode()).decode() == f"a,b,1,,\nc,{quote(cell)},2,,\ne,f,3,,\n"
+
+
+@pytest.mark.parametrize("sign", ["\x1e", "\x1f", "\x1f\x1f", "\x1e\x1f"])
+def test_a_cell_that_would_shift_others_is_refused(database: Database, sign: str):
+    with pytest.raises(ValueError, match="separates"):
+        write(database, [("a", "b"), (f"a{sign}b", "c"), ("d", "e")], to_csv)
+
+
+def test_no_rows_are_no_lines():
+    assert to_csv(b"") == b""

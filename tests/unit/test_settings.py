@@ -111,7 +111,7 @@ BAD = [
         ],
         "an address such as http://127.0.0.1:9000",
     ),
-    ("SOURCE_PREFIX", ["in", "in/x", "/in"], "a text that ends in /"),
+    ("SOURCE_PREFIX", ["in", "in/x", "/in", "a\x1f/"], "a text without control characters that ends in /"),
     ("ON_SOURCE_DELETE", ["Keep", "delete"], "keep or remove"),
     ("LOG_LEVEL", ["INFO", "trace"], "debug or info or warning or error"),
     ("THREADS", ["0", "1025", "many"], "a whole number from 1 to 1024"),

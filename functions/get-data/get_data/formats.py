@@ -1,9 +1,10 @@
 """The representations of users: the SQL of one user's line, and what stands around and between lines."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import LiteralString
 
-from serving.csv_lines import BIRTHTS, USER_CELLS, build_csv_line
+from serving.csv_lines import BIRTHTS, USER_CELLS, build_row, to_csv
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,8 @@ class Format:
     """A representation that Postgres writes, so that no user passes through Python one by one.
 
     `line` is SQL over a row of users. `separator` stands between lines: Postgres joins those of a page by it,
-    Python those of an export. `file_name` is what a browser saves the answer as, None where it shows it.
+    Python those of an export. `finish` makes what is sent of the lines. `file_name` is what a browser saves
+    the answer as, None where it shows it.
     """
 
     name: str
@@ -20,6 +22,7 @@ class Format:
     opening: str
     separator: LiteralString
     closing: str
+    finish: Callable[[bytes], bytes] = bytes
     file_name: str | None = None
 
 
@@ -47,16 +50,17 @@ JSON = Format(
 CSV = Format(
     name="csv",
     media_type="text/csv",
-    line=build_csv_line(tuple(USER_CELLS.values()), plain=(BIRTHTS,)),
+    line=build_row(tuple(USER_CELLS.values())),
     opening=f"{','.join(USER_CELLS)}\n",
     separator="",
     closing="",
+    finish=to_csv,
     file_name="users.csv",
 )
 SPREADSHEET = replace(
     CSV,
     name="csv for spreadsheets",
-    line=build_csv_line([_to_literal(cell) for cell in USER_CELLS.values()]),
+    line=build_row(tuple(_to_literal(cell) for cell in USER_CELLS.values())),
 )
 NDJSON = Format(
     name="ndjson",

@@ -52,7 +52,7 @@ class Chunk:
 
     version: Version
     lines: Column
-    separator: bytes
+    format: Format
 
     def is_empty(self) -> bool:
         """Whether there are no users left for it."""
@@ -60,7 +60,7 @@ class Chunk:
 
     def to_text(self) -> bytes:
         """Return the lines, joined as in a page."""
-        return self.separator.join(self.lines.split())
+        return self.format.finish(self.format.separator.encode().join(self.lines.split()))
 
 
 def fetch_version(pool: Pool) -> Version:
@@ -83,7 +83,8 @@ def fetch_page_within(
     if asked.has_ages and not row[-1]:
         row = _fetch_row(connection, build_rare_page(asked, today, representation))
     lineage, version, text, last, more = row
-    return Lines(Version(lineage, version), (text or "").encode(), last if more else None)
+    finished = representation.finish((text or "").encode())
+    return Lines(Version(lineage, version), finished, last if more else None)
 
 
 def fetch_user(pool: Pool, user_id: str) -> tuple[Version, str | None]:
@@ -135,14 +136,13 @@ def read_chunks(
 
     Once begun it holds a session: read it to its end or close it.
     """
-    separator = representation.separator.encode()
     with pool.connection() as connection, connection.transaction(snapshot=True):
         version = Version(*_fetch_row(connection, VERSION))
         are_many = not asked.is_selective or _fetch_row(connection, build_look(asked, today))[0]
         statement = build_export(asked, today, representation, are_many=are_many)
         for lines in connection.read_column(statement.sql, CHUNK_USERS, **statement.parameters):
             try:
-                yield Chunk(version, lines, separator)
+                yield Chunk(version, lines, representation)
             except GeneratorExit:
                 return  # nothing is left unread: the session goes back as good as new
 

@@ -1,13 +1,13 @@
 """The two files a run leaves, output.csv and rejects.csv: replaced whole, and only when not current."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import LiteralString
 from urllib.parse import urlsplit
 
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.settings import Settings, StoreSettings
-from serving.csv_lines import BIRTHTS, USER_CELLS, build_csv_line
+from serving.csv_lines import USER_CELLS, build_row, to_csv
 from serving.postgres import FIRST_ROWS_SOON, Connection
 
 PART_BYTES = 5 << 20  # the smallest that S3 takes
@@ -16,7 +16,7 @@ FETCHED_ROWS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file made from a query of its lines.
+    """A file made from a query of its lines; `finish` makes CSV of them.
 
     Its version, etag and rows as they were stored are columns of `state`.
     """
@@ -24,17 +24,32 @@ class Output:
     key: str
     header: tuple[str, ...]
     query: LiteralString
+    finish: Callable[[bytes], bytes]
     fetch_state: LiteralString  # version now, version stored, etag stored
     store_state: LiteralString
 
 
-_USER = build_csv_line(tuple(USER_CELLS.values()), plain=(BIRTHTS,))
+def build_csv_line(cells: tuple[LiteralString, ...]) -> LiteralString:
+    """Return SQL of a line of CSV, whatever its cells hold: keys may have any character, also those of rows.
+
+    Each cell is SQL of a text, not null.
+    """
+    quoted: list[LiteralString] = [
+        f"""case when {cell} ~ '[",\\r\\n]' then '"' || replace({cell}, '"', '""') || '"' else {cell} end"""
+        for cell in cells
+    ]
+    between: LiteralString = " || ',' || "
+    return f"{between.join(quoted)} || '\n'"
+
+
+_USER = build_row(tuple(USER_CELLS.values()))
 _REJECT = build_csv_line(("key", "reason", "coalesce(detail, '')"))
 
 USERS = Output(
     key="output.csv",
     header=tuple(USER_CELLS),
     query=f"select {_USER} from users order by user_id {FIRST_ROWS_SOON}",  # noqa: S608  constants
+    finish=to_csv,
     fetch_state="select data_version, output_version, output_etag from state",
     store_state="""
         update state
@@ -47,6 +62,7 @@ REJECTS = Output(
     key="rejects.csv",
     header=("key", "reason", "detail"),
     query=f"select {_REJECT} from rejects order by key {FIRST_ROWS_SOON}",  # noqa: S608  constants
+    finish=bytes,
     fetch_state="select rejects_version, rejects_output_version, rejects_output_etag from state",
     store_state="""
         update state
@@ -145,6 +161,6 @@ class _CsvText:
         for column in connection.read_column(output.query, FETCHED_ROWS):
             lines = column.split()
             self.rows += len(lines)
-            yield b"".join(lines)
+            yield output.finish(b"".join(lines))
         # When the session answers, it still holds the lock: the upload may be completed.
         connection.run("select 1 as alive")

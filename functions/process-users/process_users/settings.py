@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from process_users.keys import has_control_character
 from process_users.records import RULES_VERSION
 from serving.settings import Environment, PostgresSettings, ServingSettings, StoreSettings
 
@@ -30,7 +31,10 @@ class Settings:
             store=StoreSettings.from_environment(env),
             source_bucket=env.text("SOURCE_BUCKET", "src-data"),
             source_prefix=env.matching(
-                "SOURCE_PREFIX", "", accepts=lambda value: value.endswith("/"), wanted="a text that ends in /"
+                "SOURCE_PREFIX",
+                "",
+                accepts=lambda value: value.endswith("/") and not has_control_character(value),
+                wanted="a text without control characters that ends in /",
             ),
             output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
             remove_users=env.choice("ON_SOURCE_DELETE", "keep", choices=("keep", "remove")) == "remove",
