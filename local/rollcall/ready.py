@@ -154,7 +154,8 @@ def wait_until_ready(compose: Sequence[str], *, is_complete: bool) -> list[Conta
             raise StackError("\n".join(map(describe_failure, failed)))
         if not is_complete:
             raise StackError(
-                "The stack did not start: the reason is above. A taken port has a variable in local/.env."
+                "The stack did not start: the reason is above. A taken port has a variable in ENV_FILE, "
+                f"which is {USUAL_ENV_FILE} unless you say otherwise."
             )
         waiting = [
             f"{container.service} ({container.state})" for container in containers if not container.is_ready
