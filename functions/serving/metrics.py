@@ -77,7 +77,7 @@ def _find_counts() -> list[str]:
     the library's own collector fails on it (github.com/prometheus/client_python/issues/1199).
     """
     directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-    return [str(path) for path in directory.glob("*.db") if path.stat().st_size > 0]
+    return [str(path) for path in directory.iterdir() if path.suffix == ".db" and path.stat().st_size > 0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

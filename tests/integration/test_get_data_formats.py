@@ -77,6 +77,17 @@ def test_csv_is_output_csv(client: FlaskClient, database: Database, bucket: Buck
     assert client.get("/data?format=csv&limit=10000").data == want
 
 
+@pytest.mark.parametrize("query", ["", "&limit=5", "&spreadsheet=True"])
+def test_no_csv_rather_than_one_with_a_user_who_is_not_there(
+    client: FlaskClient, database: Database, query: str
+):
+    """Somebody else has written into a cell what separates cells and rows."""
+    insert(database, "1", first_name="Eve\x1fX\x1f0\x1f\x1e666\x1fMallory")
+    got = client.get(f"/data?format=csv{query}")
+    assert (got.status_code, got.json and got.json["code"]) == (500, "internal")
+    assert client.get("/data").status_code == 200
+
+
 def test_headers_of_a_file(client: FlaskClient, database: Database):
     insert(database, "1")
     got = client.get("/data?format=csv")

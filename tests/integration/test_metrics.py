@@ -96,6 +96,19 @@ def test_a_worker_that_is_only_making_its_file_stops_no_counts(
     assert read_metrics(function)[asked] == 1
 
 
+def test_counts_that_are_gone_are_not_told_as_none(
+    database: Database, start_function: StartFunction, tmp_path: Path
+):
+    function = start_function("get-data", {**database.env("get_data"), "TMPDIR": str(tmp_path)})
+    ask(function, "/data")
+    (directory,) = tmp_path.glob("rollcall-metrics-*")
+    directory.rename(tmp_path / "cleaned-away")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        read_metrics(function)
+    with refused.value as answer:
+        assert answer.code == 500
+
+
 def workers(function: Function) -> list[psutil.Process]:
     family = [
         child

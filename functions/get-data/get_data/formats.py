@@ -9,11 +9,11 @@ from serving.csv_lines import BIRTHTS, USER_CELLS, build_row, to_csv
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A representation that Postgres writes, so that no user passes through Python one by one.
+    """A representation of which Postgres writes the lines, so that few users pass Python one by one.
 
     `line` is SQL over a row of users. `separator` stands between lines: Postgres joins those of a page by it,
-    Python those of an export. `finish` makes what is sent of the lines. `file_name` is what a browser saves
-    the answer as, None where it shows it.
+    Python those of an export. `finish` makes what is sent of lines and their number. `file_name` is what a
+    browser saves the answer as, None where it shows it.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Format:
     opening: str
     separator: LiteralString
     closing: str
-    finish: Callable[[bytes], bytes] = bytes
+    finish: Callable[[bytes, int], bytes] = lambda lines, count: lines
     file_name: str | None = None
 
 

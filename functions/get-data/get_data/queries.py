@@ -28,7 +28,7 @@ VERSION = Statement("select lineage::text, data_version from state", {})
 
 
 def build_page(asked: Filter, today: date, representation: Format) -> Statement:
-    """Return one page: its lines joined, the last user id, whether more is behind; with the version.
+    """Return one page: its lines joined, the last user id, how many there are and whether more; the version.
 
     A single statement sees a single moment, so the version is that of the page. With ages, it is the page
     only when more is behind it: no more than WALKED are looked at, in their order. The planner cannot
@@ -66,6 +66,7 @@ from state
 cross join (
     select string_agg(line, :separator order by user_id) filter (where place <= cast(:limit as bigint)),
            max(user_id) filter (where place <= cast(:limit as bigint)),
+           count(*) filter (where place <= cast(:limit as bigint)),
            count(*) > cast(:limit as bigint)
     from (
         select user_id, row_number() over (order by user_id) as place, {representation.line} as line

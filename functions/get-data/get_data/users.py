@@ -1,4 +1,4 @@
-"""Read users, as text that Postgres made: a page, one record, figures, or all of them chunk by chunk."""
+"""Read users, as text made of many at a time: a page, one record, figures, or all of them chunk by chunk."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A page of users in order, joined by the format's separator; `text` is empty when there are none.
+    """A page of users in order, without what stands around them; `text` is empty when there are none.
 
     `last` is the user id of the last one when it is known that more are behind it.
     """
@@ -59,8 +59,9 @@ class Chunk:
         return not self.lines.split()
 
     def to_text(self) -> bytes:
-        """Return the lines, joined as in a page."""
-        return self.format.finish(self.format.separator.encode().join(self.lines.split()))
+        """Return the lines as they are sent, without what stands around them."""
+        lines = self.lines.split()
+        return self.format.finish(self.format.separator.encode().join(lines), len(lines))
 
 
 def fetch_version(pool: Pool) -> Version:
@@ -82,8 +83,8 @@ def fetch_page_within(
     row = _fetch_row(connection, build_page(asked, today, representation))
     if asked.has_ages and not row[-1]:
         row = _fetch_row(connection, build_rare_page(asked, today, representation))
-    lineage, version, text, last, more = row
-    finished = representation.finish((text or "").encode())
+    lineage, version, text, last, count, more = row
+    finished = representation.finish((text or "").encode(), count)
     return Lines(Version(lineage, version), finished, last if more else None)
 
 

@@ -16,7 +16,7 @@ FETCHED_ROWS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file made from a query of its lines; `finish` makes CSV of them.
+    """A file made from a query of its lines; `finish` makes CSV of them and their number.
 
     Its version, etag and rows as they were stored are columns of `state`.
     """
@@ -24,7 +24,7 @@ class Output:
     key: str
     header: tuple[str, ...]
     query: LiteralString
-    finish: Callable[[bytes], bytes]
+    finish: Callable[[bytes, int], bytes]
     fetch_state: LiteralString  # version now, version stored, etag stored
     store_state: LiteralString
 
@@ -62,7 +62,7 @@ REJECTS = Output(
     key="rejects.csv",
     header=("key", "reason", "detail"),
     query=f"select {_REJECT} from rejects order by key {FIRST_ROWS_SOON}",  # noqa: S608  constants
-    finish=bytes,
+    finish=lambda lines, count: lines,
     fetch_state="select rejects_version, rejects_output_version, rejects_output_etag from state",
     store_state="""
         update state
@@ -161,6 +161,6 @@ class _CsvText:
         for column in connection.read_column(output.query, FETCHED_ROWS):
             lines = column.split()
             self.rows += len(lines)
-            yield output.finish(b"".join(lines))
+            yield output.finish(b"".join(lines), len(lines))
         # When the session answers, it still holds the lock: the upload may be completed.
         connection.run("select 1 as alive")

@@ -129,3 +129,18 @@ def test_a_long_file_is_uploaded_in_parts(pipeline: Pipeline):
     before = pipeline.fetch("output.csv")
     pipeline.run()
     assert pipeline.fetch("output.csv") == before
+
+
+def test_a_separator_that_somebody_else_wrote_into_users_stops_the_run_and_full_mends_it(pipeline: Pipeline):
+    pipeline.put("1000.csv")
+    pipeline.run()
+    before = pipeline.outputs()
+    pipeline.database.run(r"update users set first_name = e'Eve\x1fX\x1f0\x1f\x1e666\x1fMallory'")
+    pipeline.put("2000.csv")
+    response = pipeline.client().post("/data")
+    assert (response.status_code, response.json and response.json["code"]) == (500, "internal")
+    assert pipeline.outputs() == before
+    assert pipeline.run("full=true")["upserted"] == 1
+    assert pipeline.outputs()[0].text == (
+        OUTPUT_HEADER + "1000,Ada,King,612302400000,\n2000,Ada,King,612302400000,\n"
+    )
