@@ -26,6 +26,9 @@ def build_row(cells: tuple[LiteralString, ...]) -> LiteralString:
     return f"{between.join(cells)} || e'\\x1e'"
 
 
+USER_ROW = build_row(tuple(USER_CELLS.values()))
+
+
 def to_csv(rows: bytes, count: int) -> bytes:
     """Return CSV of so many rows of users, one behind the other; RFC 4180 says which cells are quoted.
 

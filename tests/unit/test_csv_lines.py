@@ -1,6 +1,7 @@
 """CSV of rows as Postgres separates them."""
 
 import pytest
+from faults.model import quote
 
 from serving.csv_lines import to_csv
 
@@ -14,9 +15,8 @@ def make_rows(*names: str) -> bytes:
 @pytest.mark.parametrize("form", ["?", "??", "?a", "a?", "a?b", "é?日本"])
 def test_one_cell_among_plain_ones_is_quoted_where_it_needs_it(sign: str, form: str):
     cell = form.replace("?", sign)
-    quoted = '"' + cell.replace('"', '""') + '"'
     assert to_csv(make_rows("Ada", cell, "Eve"), 3).decode() == (
-        f"0,Ada,King,0,\n1,{quoted},King,0,\n2,Eve,King,0,\n"
+        f"0,Ada,King,0,\n1,{quote(cell)},King,0,\n2,Eve,King,0,\n"
     )
 
 

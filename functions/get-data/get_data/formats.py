@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import LiteralString
 
-from serving.csv_lines import BIRTHTS, USER_CELLS, build_row, to_csv
+from serving.csv_lines import BIRTHTS, USER_CELLS, USER_ROW, build_row, to_csv
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ JSON = Format(
 CSV = Format(
     name="csv",
     media_type="text/csv",
-    line=build_row(tuple(USER_CELLS.values())),
+    line=USER_ROW,
     opening=f"{','.join(USER_CELLS)}\n",
     separator="",
     closing="",

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.settings import Settings, StoreSettings
-from serving.csv_lines import USER_CELLS, build_row, to_csv
+from serving.csv_lines import USER_CELLS, USER_ROW, to_csv
 from serving.postgres import FIRST_ROWS_SOON, Connection
 
 PART_BYTES = 5 << 20  # the smallest that S3 takes
@@ -42,13 +42,12 @@ def build_csv_line(cells: tuple[LiteralString, ...]) -> LiteralString:
     return f"{between.join(quoted)} || '\n'"
 
 
-_USER = build_row(tuple(USER_CELLS.values()))
 _REJECT = build_csv_line(("key", "reason", "coalesce(detail, '')"))
 
 USERS = Output(
     key="output.csv",
     header=tuple(USER_CELLS),
-    query=f"select {_USER} from users order by user_id {FIRST_ROWS_SOON}",  # noqa: S608  constants
+    query=f"select {USER_ROW} from users order by user_id {FIRST_ROWS_SOON}",  # noqa: S608  constants
     finish=to_csv,
     fetch_state="select data_version, output_version, output_etag from state",
     store_state="""
