@@ -15,7 +15,7 @@ from rig import FUNCTIONS, Database, Function, StartFunction
 
 from get_data.filters import parse_filter
 from get_data.formats import JSON
-from get_data.queries import build_export, build_look
+from get_data.queries import Statement, build_export, build_look, build_rare_page
 from rollcall.ports import HOST
 from rollcall.processes import wait_until
 from rollcall.servers import http_status, script
@@ -82,10 +82,20 @@ def test_a_few_who_match_are_not_walked_to_through_everybody(
 def explain_export(database: Database, query: str, *, are_many: bool) -> list[str]:
     if are_many:
         database.run("update users set img_path = 'b/' || user_id || '.png' where id % 2 = 0")
-    database.run("vacuum analyze users")
     asked, today = parse_filter(query.encode()), datetime.now(UTC).date()
+    return explain(database, build_export(asked, today, JSON, are_many=are_many))
+
+
+def test_a_few_without_a_picture_are_not_looked_for_among_all_of_their_age(database: Database):
+    database.run("update users set img_path = 'b/' || user_id || '.png' where id % 200 <> 0")
+    asked, today = parse_filter(b"min_age=50&is_image_exists=False&limit=10"), datetime.now(UTC).date()
+    plan = explain(database, build_rare_page(asked, today, JSON))
+    assert any("Scan" in line and "users_without_picture" in line for line in plan), plan
+
+
+def explain(database: Database, statement: Statement) -> list[str]:
+    database.run("vacuum analyze users")
     with closing(database.connect("get_data")) as connection:
-        statement = build_export(asked, today, JSON, are_many=are_many)
         plan = connection.run(f"explain {statement.sql}", **statement.parameters) or []
     return [line for (line,) in plan]
 
