@@ -1,18 +1,20 @@
-"""What loads servers, in processes of its own: wrk for HTTP, pgbench for Postgres; and a hello world."""
+"""What loads servers, in processes of its own: wrk for HTTP, pgbench for Postgres; and hello worlds."""
 
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from rig import AS_IN_IMAGES, Database, Function, run_function
+from rig import AS_IN_IMAGES, FUNCTIONS, Database, Function, run_function
 
 from rollcall.servers import packaged_programs
 
 CONNECTIONS = 16  # as many as threads answer
+CLIENTS = 2
 SECONDS = 2
 HELLO = """
 import functions_framework
@@ -22,25 +24,77 @@ import functions_framework
 def hello(request):
     return "Hello, world!"
 """
+# The limit of get-data: the framework, and the same statements run in the same way, but nothing made of them.
+ASKING = """
+import os
+from datetime import UTC, datetime
+
+import functions_framework
+
+from get_data import users
+from get_data.filters import parse_filter
+from get_data.settings import Settings
+from serving.postgres import Connection, Pool
+
+SETTINGS = Settings.from_env(os.environ)
+POOL = Pool(lambda: Connection(SETTINGS.postgres, application_name="asking"))
+
+
+@functions_framework.http
+def hello(request):
+    if request.path == "/version":
+        users.fetch_version(POOL)
+    elif request.path == "/page":
+        users.fetch_page(POOL, parse_filter(request.query_string), datetime.now(UTC).date())
+    elif request.path.startswith("/user/"):
+        users.fetch_user(POOL, request.path.removeprefix("/user/"))
+    return "Hello, world!"
+"""
+
+
+def make_hello(home: Path, text: str = HELLO) -> Path:
+    """Write down a function named hello; returns the folder that its own folder is in."""
+    folder = home / "source" / "hello"
+    folder.mkdir(parents=True)
+    (folder / "main.py").write_text(text)
+    return folder.parent
 
 
 @contextmanager
 def run_hello(home: Path) -> Iterator[Function]:
     """Run the framework's own hello world, served as our functions are."""
-    folder = home / "source" / "hello"
-    folder.mkdir(parents=True)
-    (folder / "main.py").write_text(HELLO)
-    with run_function("hello", AS_IN_IMAGES, home=home, source=folder.parent) as function:
+    with run_function("hello", AS_IN_IMAGES, home=home, source=make_hello(home)) as function:
+        yield function
+
+
+@contextmanager
+def run_asking(home: Path, env: Mapping[str, str]) -> Iterator[Function]:
+    """Run a hello world that asks Postgres first: /version, /user/<user_id> or /page with a filter."""
+    paths = os.pathsep.join((str(FUNCTIONS), str(FUNCTIONS / "get-data")))
+    env = {**env, **AS_IN_IMAGES, "PYTHONPATH": paths}
+    with run_function("hello", env, home=home, source=make_hello(home, ASKING)) as function:
         yield function
 
 
 def count_answers(function: Function, target: str = "/", *, tag: str | None = None) -> float:
-    """Return how many good answers a second there are for a target; with a tag, by If-None-Match."""
+    """Return how many good answers a second there are for a target; with a tag, by If-None-Match.
+
+    The connections come from two clients, one a moment after the other. When all of them open at once, it is
+    a matter of chance whether one worker takes every one, and the other has nothing to do.
+    """
     wrk = shutil.which("wrk")
     assert wrk, "this is measured with wrk: apt-get install wrk, or brew install wrk"
-    command = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s"]
+    command = [wrk, "-t1", f"-c{CONNECTIONS // CLIENTS}", f"-d{SECONDS}s"]
     command += ["-H", f"If-None-Match: {tag}"] if tag else []
-    said = run([*command, function.url + target], {})
+    begun = []
+    for _ in range(CLIENTS):
+        begun.append(subprocess.Popen([*command, function.url + target], stdout=subprocess.PIPE, text=True))
+        time.sleep(0.1)
+    return sum(find_rate(client.communicate()[0]) for client in begun)
+
+
+def find_rate(said: str) -> float:
+    """Return the answers a second that wrk says."""
     assert "Non-2xx" not in said, said
     assert "Socket errors" not in said, said
     return float(find(r"Requests/sec: +([\d.]+)", said))

@@ -11,7 +11,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from crowd import Compare
-from load import count_answers, count_transactions, run_hello
+from load import count_answers, count_transactions, run_asking, run_hello
 from rig import AS_IN_IMAGES, Database, Function, run_function
 
 from get_data.ages import born_before
@@ -55,28 +55,56 @@ def hello(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
         yield function
 
 
-def test_a_page(million: Database, function: Function, tmp_path: Path, compare: Compare) -> None:
+@pytest.fixture(scope="module")
+def asking(million: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+    with run_asking(tmp_path_factory.mktemp("asking"), million.env("get_data")) as function:
+        yield function
+
+
+def test_a_page(
+    million: Database,
+    function: Function,
+    hello: Function,
+    asking: Function,
+    tmp_path: Path,
+    compare: Compare,
+) -> None:
     def count_pages() -> float:
         return count_transactions(million, statement_of_page(), tmp_path, clients=CLIENTS)
 
     text = million.run(statement_of_page())[0][0]
     assert fetch(function, f"/data?{PAGE}")[1] == f"{JSON.opening}{text}{JSON.closing}"
-    ours, theirs = measure(lambda: count_answers(function, f"/data?{PAGE}"), count_pages)
+    ours, theirs, asked, greeted = measure(
+        lambda: count_answers(function, f"/data?{PAGE}"),
+        count_pages,
+        lambda: count_answers(asking, f"/page?{PAGE}"),
+        lambda: count_answers(hello),
+    )
     compare(7, PAGE, ours, theirs, beside="pgbench", unit="/s", at_least=0.3)
+    compare(7, "hello world that reads the page", asked, theirs, beside="pgbench", unit="/s")
+    compare(7, "hello world", greeted, theirs, beside="pgbench", unit="/s")
 
 
-def test_nothing_new(function: Function, hello: Function, compare: Compare) -> None:
+def test_nothing_new(function: Function, hello: Function, asking: Function, compare: Compare) -> None:
     tag, _ = fetch(function, f"/data?{PAGE}")
-    ours, theirs = measure(
-        lambda: count_answers(function, f"/data?{PAGE}", tag=tag), lambda: count_answers(hello)
+    ours, theirs, asked = measure(
+        lambda: count_answers(function, f"/data?{PAGE}", tag=tag),
+        lambda: count_answers(hello),
+        lambda: count_answers(asking, "/version"),
     )
     compare(8, "304 Not Modified", ours, theirs, beside="hello world", unit="/s", at_least=0.6)
+    compare(8, "hello world that reads the version", asked, theirs, beside="hello world", unit="/s")
 
 
-def test_a_user(function: Function, hello: Function, compare: Compare) -> None:
+def test_a_user(function: Function, hello: Function, asking: Function, compare: Compare) -> None:
     assert json.loads(fetch(function, "/data/500000")[1])["img_path"] == "src-data/500000.png"
-    ours, theirs = measure(lambda: count_answers(function, "/data/500000"), lambda: count_answers(hello))
+    ours, theirs, asked = measure(
+        lambda: count_answers(function, "/data/500000"),
+        lambda: count_answers(hello),
+        lambda: count_answers(asking, "/user/500000"),
+    )
     compare(9, "one user", ours, theirs, beside="hello world", unit="/s", at_least=0.55)
+    compare(9, "hello world that reads the user", asked, theirs, beside="hello world", unit="/s")
 
 
 @pytest.mark.parametrize("query", PAGES)
@@ -89,12 +117,12 @@ def test_any_page(million: Database, function: Function, query: str, compare: Co
     compare(12, query, ours * 1000, page * 1000, beside=PAGE, unit="ms", at_most=2)
 
 
-def measure(ours: Callable[[], float], theirs: Callable[[], float]) -> tuple[float, float]:
-    """Return the medians of both, taken in turn; each has been asked once before."""
-    for ask in (ours, theirs):
+def measure(*asked: Callable[[], float]) -> list[float]:
+    """Return the median of each, taken in turn; each has been asked once before."""
+    for ask in asked:
         ask()
-    figures = [(ours(), theirs()) for _ in range(ROUNDS)]
-    return median(figure for figure, _ in figures), median(figure for _, figure in figures)
+    rounds = [[ask() for ask in asked] for _ in range(ROUNDS)]
+    return [median(figures) for figures in zip(*rounds, strict=True)]
 
 
 def fetch(function: Function, target: str) -> tuple[str, str]:

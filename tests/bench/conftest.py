@@ -40,8 +40,9 @@ def compare(record_property: Callable[[str, object], None]) -> Iterator[Compare]
     """Note a row of the table, and hold its ratio, ours to theirs, against a bound.
 
     Called as `compare(1, "cold run of 10,000 users", 3.7, 8.1, beside="rclone copy", at_most=0.55)`; figures
-    in seconds unless `unit` says otherwise. `at_least` is for figures of which more is better. All rows of a
-    test are noted before one that misses its bound fails it.
+    in seconds unless `unit` says otherwise. `at_least` is for figures of which more is better. A row without
+    a bound says what could be reached at best. All rows of a test are noted before one that misses its bound
+    fails it.
     """
     missed: list[str] = []
 
@@ -57,7 +58,9 @@ def compare(record_property: Callable[[str, object], None]) -> Iterator[Compare]
         at_least: float | None = None,
     ) -> None:
         ratio = ours / theirs
-        bound = f"<= {at_most:.3g}" if at_most is not None else f">= {at_least:.3g}"
+        bound = "the limit"
+        if at_most is not None or at_least is not None:
+            bound = f"<= {at_most:.3g}" if at_most is not None else f">= {at_least:.3g}"
         figures = (f"{ours:,.4g} {unit}", beside, f"{theirs:,.4g} {unit}", f"{ratio:.2f}", bound)
         record_property("row", (number, work, *figures))
         if (at_most is not None and ratio > at_most) or (at_least is not None and ratio < at_least):
