@@ -15,7 +15,9 @@ from minio.commonconfig import SnowballObject
 from rig import REGION, Bucket, Function
 from urllib3 import PoolManager
 
+from process_users.bucket import Bucket as Source
 from rollcall.ports import HOST
+from serving.settings import Environment, StoreSettings
 
 THREADS = 2
 OBJECTS_AT_ONCE = 2_000
@@ -67,6 +69,11 @@ def connect(bucket: Bucket, http: PoolManager) -> Minio:
         region=REGION,
         http_client=http,
     )
+
+
+def open_source(bucket: Bucket) -> Source:
+    """Return the source as process-users reads it, by the quickest client found."""
+    return Source(StoreSettings.from_environment(Environment(bucket.env)), bucket.source)
 
 
 def to_record(user_id: int) -> bytes:

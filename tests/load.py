@@ -16,6 +16,7 @@ from rollcall.servers import packaged_programs
 CONNECTIONS = 16  # as many as threads answer
 CLIENTS = 2
 SECONDS = 2
+HELLO_SAYS = b"Hello, world!"
 HELLO = """
 import functions_framework
 

@@ -1,19 +1,24 @@
 """A first run, its growth and its memory, beside others who read the same records."""
 
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import chain
 from statistics import median
 
 import psutil
 import pytest
-from crowd import Compare, Crowd, FillBucket, run
+from crowd import Compare, Crowd, FillBucket, open_source, run
 from peers import time_dlt, time_original, time_rclone
 from rig import AS_IN_IMAGES, Bucket, Database, Function, StartFunction
+
+from process_users.keys import parse_key
 
 MIB = 1 << 20
 FEW, MANY = Crowd(10_000), Crowd(100_000)
 ROUNDS = 5
+LONG_ROUNDS = 3
 
 
 @pytest.mark.parametrize("store", ["minio"], indirect=True)
@@ -23,12 +28,15 @@ def test_cold_run(
     bucket = fill_bucket(FEW)
     function = start(start_function, bucket, database)
     run_cold(function, database, FEW)
-    taken, copies = [], []
+    taken, copies, readings = [], [], []
     for _ in range(ROUNDS):
         copies.append(time_rclone(bucket, FEW.count))
         taken.append(run_cold(function, database, FEW))
+        readings.append(time_reading(bucket, FEW.count))
     ours, work = median(taken), "cold run of 10,000 users"
-    compare(1, work, ours, median(copies), beside="rclone copy of the records", at_most=0.55)
+    copied, read = median(copies), median(readings)
+    compare(1, work, ours, copied, beside="rclone copy of the records", at_most=0.55)
+    compare(1, "reading the records alone", read, copied, beside="rclone copy of the records")
     compare(1, work, ours, time_original(bucket, database), beside="S3 Select one by one", at_most=1 / 12)
     compare(1, work, ours, time_dlt(bucket, database, FEW.count), beside="dlt, merge", at_most=1 / 12)
 
@@ -44,7 +52,7 @@ def test_growth(
         with sampling(function) as memory:
             run_cold(function, database, crowd)
         peaks.append(max(memory.values()) / MIB)
-        rounds = ROUNDS if crowd is FEW else 1
+        rounds = ROUNDS if crowd is FEW else LONG_ROUNDS
         copies = median(time_rclone(bucket, crowd.count) for _ in range(rounds))
         ratios.append(median(run_cold(function, database, crowd) for _ in range(rounds)) / copies)
     few, many = ratios
@@ -65,6 +73,16 @@ def run_cold(function: Function, database: Database, crowd: Crowd) -> float:
     seconds, report = run(function)
     assert report["upserted"] == report["output"]["rows"] == crowd.count
     return seconds
+
+
+def time_reading(bucket: Bucket, count: int) -> float:
+    """List the bucket and read its records, to no purpose."""
+    started = time.perf_counter()
+    with closing(open_source(bucket)) as lister, closing(open_source(bucket)) as reader:
+        found = (parse_key(listed.key, "") for listed in chain.from_iterable(lister.list_pages("")))
+        records = (source for source in found if source is not None and source.picture is None)
+        assert sum(1 for reading in reader.read(records) if reading.body) == count
+    return time.perf_counter() - started
 
 
 @contextmanager

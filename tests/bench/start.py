@@ -8,6 +8,7 @@ from statistics import median
 import psutil
 import pytest
 from crowd import Compare
+from load import make_hello
 from rig import AS_IN_IMAGES, Database, Function
 
 from rollcall.ports import HOST, choose_port
@@ -22,18 +23,24 @@ ROUNDS = 9
 def test_start(
     name: str, at_most_s: float, at_most_mib: int, database: Database, tmp_path: Path, compare: Compare
 ) -> None:
-    started = (start_once(name, database, tmp_path / str(turn)) for turn in range(ROUNDS))
+    env = {**database.env(name.replace("-", "_")), **AS_IN_IMAGES}
+    hello = make_hello(tmp_path)
+    started, greeted = [], []
+    for turn in range(ROUNDS):
+        home = tmp_path / str(turn)
+        started.append(start_once(Function(name=name, port=choose_port(), env=env, home=home)))
+        greeter = Function(name="hello", port=choose_port(), env=AS_IN_IMAGES, home=home, source=hello)
+        greeted.append(start_once(greeter)[0])
     taken, memory = zip(*started, strict=True)
     work = f"{name}: start to first answer"
     compare(10, work, median(taken), at_most_s, beside="the aim", at_most=1)
+    compare(10, "hello world: start to first answer", median(greeted), at_most_s, beside="the aim")
     work = f"{name}: memory of an idle worker"
     compare(10, work, max(memory) / (1 << 20), at_most_mib, beside="the aim", unit="MiB", at_most=1)
 
 
-def start_once(name: str, database: Database, home: Path) -> tuple[float, int]:
+def start_once(function: Function) -> tuple[float, int]:
     """Return seconds to the first answer, and the bytes of a worker then."""
-    env = {**database.env(name.replace("-", "_")), **AS_IN_IMAGES}
-    function = Function(name=name, port=choose_port(), env=env, home=home)
     function.prepare()
     started = time.perf_counter()
     process = start(function.program())
