@@ -209,6 +209,7 @@ class Function:
             env={
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(self.home),
+                "TMPDIR": str(self.home),  # what the killed leave behind goes with the test
                 "PYTHONPATH": str(FUNCTIONS),
                 "WORKERS": "1",
                 "THREADS": "8",
