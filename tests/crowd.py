@@ -71,8 +71,8 @@ def connect(bucket: Bucket, http: PoolManager) -> Minio:
     )
 
 
-def open_source(bucket: Bucket) -> Source:
-    """Return the source as process-users reads it, by the quickest client found."""
+def open_bucket(bucket: Bucket) -> Source:
+    """Open the source bucket by the client of process-users; to be closed."""
     return Source(StoreSettings.from_environment(Environment(bucket.env)), bucket.source)
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from rig import AS_IN_IMAGES, FUNCTIONS, Database, Function, run_function
 from rollcall.servers import packaged_programs
 
 CONNECTIONS = 16  # as many as threads answer
-CLIENTS = 2
+WRKS = 2  # processes that they come from
+APART_S = 0.1
 SECONDS = 2
 HELLO_SAYS = b"Hello, world!"
 HELLO = """
@@ -25,7 +27,7 @@ import functions_framework
 def hello(request):
     return "Hello, world!"
 """
-# The limit of get-data: the framework, and the same statements run in the same way, but nothing made of them.
+# What is left of get-data when it only runs its statements, and neither checks a request nor makes an answer.
 ASKING = """
 import os
 from datetime import UTC, datetime
@@ -43,13 +45,17 @@ POOL = Pool(lambda: Connection(SETTINGS.postgres, application_name="asking"))
 
 @functions_framework.http
 def hello(request):
-    if request.path == "/version":
-        users.fetch_version(POOL)
-    elif request.path == "/page":
-        users.fetch_page(POOL, parse_filter(request.query_string), datetime.now(UTC).date())
-    elif request.path.startswith("/user/"):
-        users.fetch_user(POOL, request.path.removeprefix("/user/"))
-    return "Hello, world!"
+    match request.path.split("/")[1:]:
+        case ["version"]:
+            found = users.fetch_version(POOL)
+        case ["page"]:
+            asked = parse_filter(request.query_string)
+            found = users.fetch_page(POOL, asked, datetime.now(UTC).date()).text
+        case ["user", user_id]:
+            found = users.fetch_user(POOL, user_id)[1]
+        case _:
+            found = None
+    return "Hello, world!" if found else ("nothing found", 404)
 """
 
 
@@ -80,25 +86,28 @@ def run_asking(home: Path, env: Mapping[str, str]) -> Iterator[Function]:
 def count_answers(function: Function, target: str = "/", *, tag: str | None = None) -> float:
     """Return how many good answers a second there are for a target; with a tag, by If-None-Match.
 
-    The connections come from two clients, one a moment after the other. When all of them open at once, it is
-    a matter of chance whether one worker takes every one, and the other has nothing to do.
+    Half of the connections open a moment after the others: when all of them open at once, chance often has
+    one worker take every one, while the other has nothing to do.
     """
     wrk = shutil.which("wrk")
     assert wrk, "this is measured with wrk: apt-get install wrk, or brew install wrk"
-    command = [wrk, "-t1", f"-c{CONNECTIONS // CLIENTS}", f"-d{SECONDS}s"]
+    command = [wrk, "-t1", f"-c{CONNECTIONS // WRKS}", f"-d{SECONDS}s"]
     command += ["-H", f"If-None-Match: {tag}"] if tag else []
-    begun = []
-    for _ in range(CLIENTS):
-        begun.append(subprocess.Popen([*command, function.url + target], stdout=subprocess.PIPE, text=True))
-        time.sleep(0.1)
-    return sum(find_rate(client.communicate()[0]) for client in begun)
+    with ThreadPoolExecutor(WRKS) as threads:
+        started, begun = time.perf_counter(), []
+        for _ in range(WRKS):
+            begun.append(threads.submit(run, [*command, function.url + target], {}))
+            time.sleep(APART_S)
+        said = [client.result() for client in begun]
+        taken = time.perf_counter() - started
+    return sum(map(find_answers, said)) / taken
 
 
-def find_rate(said: str) -> float:
-    """Return the answers a second that wrk says."""
+def find_answers(said: str) -> int:
+    """Return how many answers wrk got, all of them good."""
     assert "Non-2xx" not in said, said
     assert "Socket errors" not in said, said
-    return float(find(r"Requests/sec: +([\d.]+)", said))
+    return int(find(r"(\d+) requests in ", said))
 
 
 def count_transactions(database: Database, sql: str, home: Path, *, clients: int) -> float:

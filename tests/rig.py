@@ -209,7 +209,7 @@ class Function:
             env={
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(self.home),
-                "TMPDIR": str(self.home),  # what the killed leave behind goes with the test
+                "TMPDIR": str(self.home),  # killed processes leave files behind
                 "PYTHONPATH": str(FUNCTIONS),
                 "WORKERS": "1",
                 "THREADS": "8",

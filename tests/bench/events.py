@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from crowd import FIRST_ID, Compare, Crowd, FillBucket, connect, open_source, run, to_object, to_record
+from crowd import FIRST_ID, Compare, Crowd, FillBucket, connect, open_bucket, run, to_object, to_record
 from load import HELLO_SAYS, run_hello
 from rig import AS_IN_IMAGES, Bucket, Database, Function, StartFunction
 from urllib3 import PoolManager
@@ -39,7 +39,8 @@ def test_events(
     bucket = fill_bucket(CROWD)
     env = {**bucket.env, **database.env("process_users"), **AS_IN_IMAGES, "EVENTS_TOKEN": TOKEN}
     function = start_function("process-users", env)
-    run(function)
+    for _ in range(4):  # whichever worker is asked, it has been asked before
+        run(function)
     settled, least = [], []
     with run_hello(tmp_path) as hello:
         for turn in range(ROUNDS):
@@ -51,11 +52,11 @@ def test_events(
             least.append(time_least(hello, bucket, database, users))
     rate, limit = EVENTS / median(settled), EVENTS / median(least)
     compare(4, "events", rate, 300, beside="the aim", unit="/s", at_least=1)
-    compare(4, "hello world, a read and a commit", limit, 300, beside="the aim", unit="/s")
+    compare(4, "hello world, read, commit", limit, 300, beside="the aim", unit="/s", for_scale=True)
 
 
 def time_events(function: Function, bucket: Bucket, users: range) -> float:
-    """Post an event for each user, one after the other."""
+    """Post an event for each user, one after the other; returns the seconds."""
     requests = [make_request(make_event(bucket, user_id)) for user_id in users]
     with connecting(function) as connection:
         started = time.perf_counter()
@@ -66,12 +67,12 @@ def time_events(function: Function, bucket: Bucket, users: range) -> float:
 
 
 def time_least(hello: Function, bucket: Bucket, database: Database, users: range) -> float:
-    """Do for each user what an event takes at least: the framework's part, a read and a commit."""
+    """Do for each user what an event takes at least, one after the other; returns the seconds."""
     requests = [make_request(make_event(bucket, user_id)) for user_id in users]
     settings = PostgresSettings.from_environment(Environment(database.env("process_users")))
     with (
         connecting(hello) as connection,
-        closing(open_source(bucket)) as source,
+        closing(open_bucket(bucket)) as source,
         closing(Connection(settings, application_name="least")) as session,
     ):
         started = time.perf_counter()
@@ -85,7 +86,7 @@ def time_least(hello: Function, bucket: Bucket, database: Database, users: range
 
 @contextmanager
 def connecting(function: Function) -> Iterator[socket.socket]:
-    with socket.create_connection((HOST, function.port)) as connection:
+    with socket.create_connection((HOST, function.port), timeout=10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield connection
 
@@ -101,7 +102,7 @@ def make_request(body: bytes) -> bytes:
 
 
 def ask(connection: socket.socket, request: bytes, *, end: bytes) -> bytes:
-    """Return an answer that ends like this."""
+    """Send a request and return its answer, which is whole when it ends so."""
     connection.sendall(request)
     answer = b""
     while not answer.endswith(end):

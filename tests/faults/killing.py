@@ -94,7 +94,7 @@ def killable(pipeline: Pipeline, home: Path, *, remove: bool, batch_objects: int
             "MINIO_ENDPOINT": f"http://{HOST}:{store.port}",
             "PATH": os.defpath,
             "HOME": str(home),
-            "TMPDIR": str(home),  # what the killed leave behind goes with the test
+            "TMPDIR": str(home),  # killed processes leave files behind
             "PYTHONPATH": f"{FUNCTIONS}:{FUNCTIONS / 'process-users'}",
             "OPENBLAS_NUM_THREADS": "1",  # forks have one thread
         }
