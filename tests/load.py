@@ -53,8 +53,10 @@ def hello(request):
             found = users.fetch_page(POOL, asked, datetime.now(UTC).date()).text
         case ["user", user_id]:
             found = users.fetch_user(POOL, user_id)[1]
+        case ["healthz"]:
+            found = True
         case _:
-            found = None
+            found = False
     return "Hello, world!" if found else ("nothing found", 404)
 """
 

@@ -56,7 +56,9 @@ def test_growth(
         for _ in range(rounds):
             copies.append(time_rclone(bucket, crowd.count))
             taken.append(run_cold(function, database, crowd))
-        ratios.append(median(taken) / median(copies))
+        ours, copied, work = median(taken), median(copies), f"cold run of {crowd.count:,} users"
+        compare(11, work, ours, copied, beside="rclone copy of the records", for_scale=True)
+        ratios.append(ours / copied)
     few, many = ratios
     compare(11, "ours to rclone's, 100,000 users", many, few, beside="10,000 users", unit="x", at_most=1.2)
     few, many = peaks
@@ -90,16 +92,14 @@ def time_reading(bucket: Bucket, crowd: Crowd) -> float:
 @contextmanager
 def sampling(function: Function) -> Iterator[dict[int, int]]:
     """Note the most memory of each process of the function during the block."""
-    family = [
-        child for child in psutil.Process().children(recursive=True) if str(function.port) in child.cmdline()
-    ]
-    highest = dict.fromkeys((process.pid for process in family), 0)
+    (server,) = (child for child in psutil.Process().children() if str(function.port) in child.cmdline())
+    highest: dict[int, int] = {}
     done = threading.Event()
 
     def sample() -> None:
         while not done.wait(0.005):
-            for process in family:
-                highest[process.pid] = max(highest[process.pid], process.memory_info().rss)
+            for process in (server, *server.children()):  # a worker may begin a moment after another
+                highest[process.pid] = max(highest.get(process.pid, 0), process.memory_info().rss)
 
     thread = threading.Thread(target=sample)
     thread.start()
