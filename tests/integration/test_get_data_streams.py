@@ -8,7 +8,8 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 
 import pytest
@@ -17,6 +18,7 @@ from rig import FUNCTIONS, Database, Function, StartFunction
 from get_data.filters import parse_filter
 from get_data.formats import JSON
 from get_data.queries import Statement, build_export, build_look, build_rare_page
+from get_data.users import fetch_page_within
 from rollcall.ports import HOST
 from rollcall.processes import wait_until
 from rollcall.servers import http_status, script
@@ -85,6 +87,27 @@ def explain_export(database: Database, query: str, *, are_many: bool) -> list[st
         database.run("update users set img_path = 'b/' || user_id || '.png' where id % 2 = 0")
     asked, today = parse_filter(query.encode()), datetime.now(UTC).date()
     return explain(database, build_export(asked, today, JSON, are_many=are_many))
+
+
+@pytest.mark.parametrize(
+    ("first", "count"), [(0, USERS), (5_000, 3_000), (15_000, 3_000), (5_000, 3), (19_999, 1)]
+)
+@pytest.mark.parametrize("limit", [1, 2, 3_000])
+def test_a_page_is_the_same_wherever_those_are_who_match(
+    database: Database, first: int, count: int, limit: int
+):
+    """Near enough to be walked to, or not; and many or few."""
+    database.run(
+        "update users set birthdate = '2000-01-01' where id > :first and id <= :last",
+        first=first,
+        last=first + count,
+    )
+    asked = replace(parse_filter(b"max_age=30&min_age=20"), limit=limit)
+    with closing(Connection(database.settings, application_name="test")) as connection:
+        page = fetch_page_within(connection, asked, date(2026, 1, 1), JSON)
+    ids = [str(100_001 + place) for place in range(first, first + min(count, limit))]
+    assert list(json.loads(b"{%b}" % page.text)) == ids
+    assert page.last == (ids[-1] if count > limit else None)
 
 
 def test_a_few_without_a_picture_are_not_looked_for_among_all_of_their_age(database: Database):
