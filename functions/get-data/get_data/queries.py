@@ -22,6 +22,8 @@ class Statement:
 
 # So many users are walked through for a page, 2 ms for one of a hundred: enough when one in fifty matches.
 WALKED: LiteralString = "10000 + 50 * cast(:limit as bigint)"
+# Nobody is walked to when so few match: to find and sort them takes less.
+FEW: LiteralString = "1000 + cast(:limit as bigint)"
 # So many users who match are sorted before the first is sent; where more do, the next is never far.
 RARE: LiteralString = "50000"
 VERSION = Statement("select lineage::text, data_version from state", {})
@@ -31,14 +33,23 @@ def build_page(asked: Filter, today: date, representation: Format) -> Statement:
     """Return one page: its lines joined, the last user id, how many there are and whether more; the version.
 
     A single statement sees a single moment, so the version is that of the page. With ages, it is the page
-    only when more is behind it: no more than WALKED are looked at, in their order. The planner cannot
-    tell a few who match at the end of the ages from thousands, and would walk through a million for them.
+    only when more is behind it: no more than WALKED are looked at, in their order, and nobody when FEW
+    match. The planner cannot tell a few who match at the end of the ages from thousands, and would walk
+    through a million for them.
     """
     where, parameters = _build_where(asked, today)
     walked: LiteralString = "users"
     if asked.has_ages:
-        behind: LiteralString = "where user_id > :after" if asked.after is not None else ""
-        walked = f"(select * from users {behind} order by user_id limit {WALKED}) as users"
+        behind: LiteralString = "user_id > :after and" if asked.after is not None else ""
+        walked = f"""(
+            select *
+            from users where {behind} (
+                select count(*) > {FEW}
+                from (select from users {where} order by birthdate limit {FEW} + 1) as matching
+            )
+            order by user_id
+            limit {WALKED}
+        ) as users"""
     return _build_page(f"{walked}\n{where}", asked, parameters, representation)
 
 
