@@ -41,6 +41,7 @@ def build_page(asked: Filter, today: date, representation: Format) -> Statement:
     walked: LiteralString = "users"
     if asked.has_ages:
         behind: LiteralString = "user_id > :after and" if asked.after is not None else ""
+        # In the order of ages, so that it is their index that is asked, whatever the planner expects.
         walked = f"""(
             select *
             from users where {behind} (
