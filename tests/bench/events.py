@@ -18,7 +18,6 @@ from urllib3 import PoolManager
 from process_users.keys import SourceKey
 from rollcall.ports import HOST
 from serving.postgres import Connection
-from serving.settings import Environment, PostgresSettings
 
 CROWD = Crowd(10_000)
 EVENTS = 500
@@ -69,11 +68,10 @@ def time_events(function: Function, bucket: Bucket, users: range) -> float:
 def time_least(hello: Function, bucket: Bucket, database: Database, users: range) -> float:
     """Do for each user what an event takes at least, one after the other; returns the seconds."""
     requests = [make_request(make_event(bucket, user_id)) for user_id in users]
-    settings = PostgresSettings.from_environment(Environment(database.env("process_users")))
     with (
         connecting(hello) as connection,
         closing(open_bucket(bucket)) as source,
-        closing(Connection(settings, application_name="least")) as session,
+        closing(Connection(database.settings, application_name="least")) as session,
     ):
         started = time.perf_counter()
         for user_id, request in zip(users, requests, strict=True):
