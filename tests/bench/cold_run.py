@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from statistics import median
 
 import psutil
@@ -22,27 +23,27 @@ LONG_ROUNDS = 3
 
 @pytest.mark.parametrize("store", ["minio"], indirect=True)
 def test_cold_run(
-    fill_bucket: FillBucket, database: Database, start_function: StartFunction, compare: Compare
+    fill_bucket: FillBucket, database: Database, start_function: StartFunction, copies: Path, compare: Compare
 ) -> None:
     bucket = fill_bucket(FEW)
     function = start(start_function, bucket, database)
     run_cold(function, database, FEW)
-    taken, copies, readings = [], [], []
+    taken, copied, readings = [], [], []
     for _ in range(ROUNDS):
-        copies.append(time_rclone(bucket, FEW.count))
+        copied.append(time_rclone(bucket, FEW.count, copies))
         taken.append(run_cold(function, database, FEW))
         readings.append(time_reading(bucket, FEW))
     ours, work = median(taken), "cold run of 10,000 users"
-    copied, read = median(copies), median(readings)
-    compare(1, work, ours, copied, beside="rclone copy of the records", at_most=0.55)
-    compare(1, "reading the records", read, copied, beside="rclone copy of the records", for_scale=True)
+    theirs, read = median(copied), median(readings)
+    compare(1, work, ours, theirs, beside="rclone copy of the records", at_most=0.55)
+    compare(1, "reading the records", read, theirs, beside="rclone copy of the records", for_scale=True)
     compare(1, work, ours, time_original(bucket, database), beside="S3 Select one by one", at_most=1 / 12)
     compare(1, work, ours, time_dlt(bucket, database, FEW.count), beside="dlt, merge", at_most=1 / 12)
 
 
 @pytest.mark.parametrize("store", ["minio"], indirect=True)
 def test_growth(
-    fill_bucket: FillBucket, database: Database, start_function: StartFunction, compare: Compare
+    fill_bucket: FillBucket, database: Database, start_function: StartFunction, copies: Path, compare: Compare
 ) -> None:
     ratios, peaks = [], []
     for crowd in (FEW, MANY):
@@ -52,13 +53,13 @@ def test_growth(
             run_cold(function, database, crowd)
         peaks.append(max(memory.values()) / MIB)
         rounds = ROUNDS if crowd is FEW else LONG_ROUNDS
-        taken, copies = [], []
+        taken, copied = [], []
         for _ in range(rounds):
-            copies.append(time_rclone(bucket, crowd.count))
+            copied.append(time_rclone(bucket, crowd.count, copies))
             taken.append(run_cold(function, database, crowd))
-        ours, copied, work = median(taken), median(copies), f"cold run of {crowd.count:,} users"
-        compare(11, work, ours, copied, beside="rclone copy of the records", for_scale=True)
-        ratios.append(ours / copied)
+        ours, theirs, work = median(taken), median(copied), f"cold run of {crowd.count:,} users"
+        compare(11, work, ours, theirs, beside="rclone copy of the records", for_scale=True)
+        ratios.append(ours / theirs)
     few, many = ratios
     compare(11, "ours to rclone's, 100,000 users", many, few, beside="10,000 users", unit="x", at_most=1.2)
     few, many = peaks

@@ -1,7 +1,9 @@
 """The table that `make bench` ends with: a row for each comparison, both sides measured in one run."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,13 @@ def fill_bucket(store: Store) -> FillBucket:
         return bucket
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def copies() -> Iterator[Path]:
+    """A folder for what others copy, all of which goes when nothing is measured any more."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
