@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 import functions_framework
@@ -26,6 +27,7 @@ from serving.settings import SettingsError
 from serving.workers import end_with_server
 
 if TYPE_CHECKING:
+    from process_users.events import Events
     from process_users.run import Options
 
 try:
@@ -147,17 +149,23 @@ def look() -> list[Gauge]:
 
 
 def _settle(notification: Notification) -> None:
-    from process_users.events import settle_notification
-
     try:
         with POOL.connection() as connection:
-            settled = settle_notification(notification, SETTINGS, connection, _get_bucket())
+            settled = _get_events().settle(notification, connection, _get_bucket())
     except (StoreUnavailableError, DatabaseUnavailableError) as error:
         raise ProblemError(error.code, "the event cannot be settled now; send it again") from error
     except Exception as error:  # noqa: BLE001  left for the next run, so that it does not block all later ones
         log_error("event.crashed", error)
         return
     log("event.settled" if settled else "event.ignored", level=logging.DEBUG)
+
+
+@cache
+def _get_events() -> "Events":
+    """Return what settles this process's events."""
+    from process_users.events import Events
+
+    return Events(SETTINGS)
 
 
 def _get_bucket() -> Bucket:

@@ -147,6 +147,80 @@ def test_event_1_reads_a_then_event_2_reads_and_commits_b_then_event_1_commits(r
     race.run()
 
 
+def be_alone(race: Race) -> None:
+    """Have the function that can be held commit one event after the other, and nobody else."""
+    race.put({"0.png": PICTURE})
+    for _ in range(3):
+        assert race.begin_event("0.png", held=True).result(LONGEST_S) == 204
+
+
+def test_an_event_of_a_function_that_commits_alone_does_not_ask_before(
+    race: Race, monkeypatch: pytest.MonkeyPatch
+):
+    be_alone(race)
+    race.put({"1.csv": A})
+    with monkeypatch.context() as patch:
+        patch.delattr(Ledger, "fetch_rivals")
+        assert race.begin_event("1.csv", held=True).result(LONGEST_S) == 204
+    assert race.names() == {"1": "Old"}
+    race.run()
+
+
+@BOTH_MODES
+@pytest.mark.parametrize("meanwhile", ["it changed", "it went", "it went, found by a run"])
+def test_an_event_of_a_function_that_commits_alone_reads_a_then_another_commits(
+    race: Race, mode: str, meanwhile: str
+):
+    race.mode = mode
+    race.put({"1.csv": A})
+    race.run()
+    be_alone(race)
+    with race.tap.holding("GET /", "/1.csv ") as hold:
+        one = race.begin_event("1.csv", held=True)
+        hold.wait()  # A is on its way
+        if meanwhile == "it changed":
+            race.put({"1.csv": B})
+            race.event("1.csv")
+        else:
+            race.delete("1.csv")
+            if meanwhile == "it went":
+                race.event("1.csv", REMOVED)
+            else:
+                race.run()
+        hold.release()
+        assert one.result(LONGEST_S) == 204
+    (whose,) = [entry["user_id"] for entry in look(race.owner).ledger if entry["key"] == "1.csv"]
+    if meanwhile == "it changed":
+        assert (whose, race.names()) == ("1", {"1": "New"})
+    else:
+        assert (whose, race.names()) == (None, {"1": "Old"} if mode == "keep" else {})
+    race.run()
+
+
+def test_an_event_of_a_function_that_commits_alone_finds_out_what_the_users_other_record_is(race: Race):
+    race.put({"1.CSV": A, "1.csv": A})
+    race.run()
+    be_alone(race)
+    race.delete("1.CSV")  # and its event is lost
+    race.put({"1.csv": B})
+    assert race.begin_event("1.csv", held=True).result(LONGEST_S) == 204
+    assert race.names() == {"1": "New"}
+    race.run()
+
+
+def test_a_function_that_finds_itself_no_longer_alone_asks_again_before(race: Race):
+    be_alone(race)
+    race.put({"1.csv": A})
+
+    def count_commits() -> int:
+        before = look(race.owner).state["commits"]
+        race.event("1.csv")
+        assert race.begin_event("1.csv", held=True).result(LONGEST_S) == 204
+        return look(race.owner).state["commits"] - before
+
+    assert [count_commits() for _ in range(3)] == [3, 2, 2]  # the first finds out by a commit in vain
+
+
 def test_event_1_finds_a_file_then_it_goes_and_event_2_settles_that_then_event_1_commits(race: Race):
     race.mode = "remove"
     race.put({"1.csv": A, "2.csv": A})

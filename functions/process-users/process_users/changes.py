@@ -20,7 +20,7 @@ class KeyRange:
 
 
 class Change(NamedTuple):
-    """A key to settle; `expected` is its ledger entry's revision, 0 for none.
+    """A key to settle; `expected` is its ledger entry's revision, 0 for none, None when nobody asked for it.
 
     `source` None: the key names nothing under the prefix. `listed` None: no listing can be relied on.
     """
@@ -28,7 +28,7 @@ class Change(NamedTuple):
     key: str
     source: SourceKey | None
     listed: Listed | None
-    expected: int
+    expected: int | None
 
 
 def find_changes(

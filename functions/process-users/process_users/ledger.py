@@ -25,7 +25,8 @@ class Entry(NamedTuple):
 class Applied:
     """What a commit did: users inserted or changed, and the keys it left out.
 
-    A key is left out because another commit settled it after it was read here: it must be read again.
+    A key is left out because another commit settled it after it was read here, or may have: it must be read
+    again.
     """
 
     upserted: int
@@ -38,9 +39,13 @@ def create_stage(connection: Connection) -> None:
 
 
 class Ledger:
-    """The ledger over a connection that has its stage; picture paths begin with the name `bucket`."""
+    """The ledger over a connection that has its stage; picture paths begin with the name `bucket`.
+
+    `is_alone` until a commit finds that somebody else has committed since the last one of this session.
+    """
 
     def __init__(self, connection: Connection, *, bucket: str) -> None:
+        self.is_alone = True
         self._connection = connection
         self._bucket = bucket
 
@@ -110,7 +115,10 @@ class Ledger:
             return self._settle(_SETTLE_STAGE)
 
     def _settle(self, statement: LiteralString, **params: object) -> Applied:
-        return Applied(*self._connection.run_prepared(statement, bucket=self._bucket, **params)[0])
+        row = self._connection.run_prepared(statement, bucket=self._bucket, **params)[0]
+        upserted, conflicts, alone = row
+        self.is_alone = self.is_alone and alone
+        return Applied(upserted, conflicts)
 
     def fetch_users_without_record(self, limit: int, *, after: str = "") -> list[str]:
         """Return the ids of users of whom the ledger has no record, in their order as bytes."""
@@ -154,7 +162,9 @@ create temp table stage (
     picture smallint, first_name text, last_name text, birthts bigint, reason text, detail text
 ) on commit delete rows;
 
-create function pg_temp.settle(outcomes stage[], bucket text, out upserted bigint, out conflicts text[])
+create function pg_temp.settle(
+    outcomes stage[], bucket text, out upserted bigint, out conflicts text[], out alone boolean
+)
 language plpgsql
 -- A batch is small beside the ledger, which the planner cannot know: it would read all of it for a join.
 set enable_hashjoin = off
@@ -166,33 +176,53 @@ declare
     touched text[];  -- the users to decide about
     pictures text[];  -- that each of them has now
     rejects_changed boolean;
+    any_gone boolean;
 begin
-    -- The row of state makes commits serial.
-    select commits + 1 into this_commit from state for update;
+    -- The row of state makes commits serial. The session remembers its last transaction that wrote it, and
+    -- not the number of that commit, which a database that was put back from a backup counts once more.
+    select commits + 1, xmin::text is not distinct from current_setting('rollcall.last_commit', true)
+    into this_commit, alone
+    from state
+    for update;
+    perform set_config('rollcall.last_commit', pg_current_xact_id()::xid::text, false);
 
-    -- Somebody settled the key after it was read here.
-    conflicts := array(
-        select o.key
+    select coalesce(array_agg(key) filter (where is_conflict), '{}'),
+           array_agg(distinct user_id) filter (where not is_conflict),
+           coalesce(bool_or(changes_rejects) filter (where not is_conflict), false),
+           coalesce(bool_or(gone) filter (where not is_conflict), false)
+    into conflicts, touched, rejects_changed, any_gone
+    from (
+        select o.key,
+               o.gone,
+               -- Whose a gone key was, only the ledger tells: it may be of a former prefix.
+               coalesce(o.user_id, l.user_id) as user_id,
+               (o.reason, o.detail) is distinct from (l.reason, l.detail)
+                   or o.user_id is null and l.duplicate as changes_rejects,
+               case
+                   -- Somebody settled the key after it was read here.
+                   when o.expected is not null then o.expected <> coalesce(l.revision, 0)
+                   -- Nobody asked for its revision before it was read. A session that was alone can do
+                   -- without, where no other key of the user's matters.
+                   else not alone or exists (
+                       select
+                       from ledger r
+                       where r.user_id = o.user_id
+                         and r.key <> o.key
+                         and (r.picture is null) = (o.picture is null)
+                   )
+               end as is_conflict
         from unnest(outcomes) o
         left join ledger l on l.key = o.key
-        where o.expected <> coalesce(l.revision, 0)
-    );
+    ) judged;
+
     if conflicts <> '{}' then
         outcomes := array(select o from unnest(outcomes) o where o.key <> all(conflicts));
     end if;
 
-    -- Whose a gone key was, only the ledger tells: it may be of a former prefix.
-    select array_agg(distinct coalesce(o.user_id, l.user_id)),
-           coalesce(bool_or(
-               (o.reason, o.detail) is distinct from (l.reason, l.detail)
-               or o.user_id is null and l.duplicate
-           ), false)
-    into touched, rejects_changed
-    from unnest(outcomes) o
-    left join ledger l on l.key = o.key;
-
-    delete from ledger
-    where key = any(array(select o.key from unnest(outcomes) o where o.gone));
+    if any_gone then
+        delete from ledger
+        where key = any(array(select o.key from unnest(outcomes) o where o.gone));
+    end if;
 
     insert into ledger (
         key, etag, revision, user_id, picture, first_name, last_name, birthts, reason, detail
@@ -380,12 +410,12 @@ copy stage from stdin (
 """
 
 _SETTLE_STAGE = """
-select upserted, conflicts
+select upserted, conflicts, alone
 from pg_temp.settle(array(select s from stage s), cast(:bucket as text))
 """
 
 _SETTLE = """
-select upserted, conflicts
+select upserted, conflicts, alone
 from pg_temp.settle(
     array(select o from json_populate_recordset(cast(null as stage), cast(:outcomes as json)) o),
     cast(:bucket as text)

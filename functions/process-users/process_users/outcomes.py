@@ -8,12 +8,13 @@ from typing import NamedTuple
 class Outcome(NamedTuple):
     """What one key was found to be; the columns of the table `stage`.
 
-    `expected` is the revision of the key's ledger entry before it was read, 0 for none. `etag` None: every
-    run reads it again. `picture` None: a record. `birthts` in milliseconds since 1970-01-01 UTC.
+    `expected` is the revision of the key's ledger entry before it was read, 0 for none; None: nobody asked.
+    `etag` None: every run reads it again. `picture` None: a record. `birthts` in milliseconds since
+    1970-01-01 UTC.
     """
 
     key: str
-    expected: int
+    expected: int | None
     gone: bool = False
     etag: str | None = None
     user_id: str | None = None

@@ -1,6 +1,8 @@
 """The ledger over a real Postgres: what COPY reads back, and what one commit does."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
 import pytest
 from rig import Database
@@ -8,6 +10,7 @@ from rig import Database
 from process_users.batches import build_batch, to_copy_text
 from process_users.ledger import Applied, Entry, Ledger, create_stage
 from process_users.outcomes import Outcome
+from rollcall.processes import wait_until
 from serving.postgres import Connection
 from serving.settings import Environment, PostgresSettings
 
@@ -24,13 +27,20 @@ LEDGER, USERS = "select * from ledger order by key", "select * from users order 
 
 @pytest.fixture
 def ledger(database: Database) -> Iterator[Ledger]:
+    with opened(database) as ledger:
+        yield ledger
+
+
+@contextmanager
+def opened(database: Database) -> Iterator[Ledger]:
+    """The ledger over a session of its own."""
     connection = Connection(
         PostgresSettings.from_environment(Environment(database.env("process_users"))),
         application_name="test",
     )
-    create_stage(connection)
-    yield Ledger(connection, bucket="src")
-    connection.close()
+    with closing(connection):
+        create_stage(connection)
+        yield Ledger(connection, bucket="src")
 
 
 Apply = Callable[..., Applied]
@@ -59,12 +69,12 @@ def apply(request: pytest.FixtureRequest) -> Apply:
     return request.param
 
 
-def valid(key: str, expected: int = 0, name: str = "Ada", birthts: int = 0) -> Outcome:
+def valid(key: str, expected: int | None = 0, name: str = "Ada", birthts: int = 0) -> Outcome:
     user_id = key.rpartition(".")[0]
     return Outcome(key, expected, etag="e", user_id=user_id, first_name=name, last_name=name, birthts=birthts)
 
 
-def picture(key: str, expected: int = 0) -> Outcome:
+def picture(key: str, expected: int | None = 0) -> Outcome:
     return Outcome(key, expected, etag="e", user_id=key.rpartition(".")[0], picture=0)
 
 
@@ -124,6 +134,51 @@ def test_a_key_that_another_commit_settled_is_left_out_and_reported(
         ["1", "First"],
         ["2", "Fresh"],
     ]
+
+
+@pytest.mark.parametrize("settle", [settle_few, settle_few_locked])
+def test_what_nobody_asked_for_is_settled_by_a_session_that_is_alone(
+    settle: Apply, ledger: Ledger, database: Database
+):
+    assert settle(ledger, valid("1.csv", None)) == Applied(0, ["1.csv"])  # its first commit
+    for name in ("One", "Two"):
+        assert settle(ledger, valid("1.csv", None, name=name)) == Applied(1, [])
+    with opened(database) as other:
+        assert settle(other, valid("1.csv", None)) == Applied(0, ["1.csv"])
+    assert settle(ledger, valid("1.csv", None), valid("2.csv", None)) == Applied(0, ["1.csv", "2.csv"])
+    assert database.run("select first_name from users") == [["Two"]]
+    with pytest.raises(LookupError):
+        apply_and_fail(ledger)
+    assert settle(ledger, valid("2.csv", None)) == Applied(1, [])
+
+
+def test_a_session_that_waited_for_the_commit_of_another_is_not_alone(ledger: Ledger, database: Database):
+    waiting_ones = """
+        select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+    """
+    settle_few(ledger, valid("1.csv"))
+    with opened(database) as other, ThreadPoolExecutor(1) as thread:
+        with other.commit():
+            waiting = thread.submit(settle_few, ledger, valid("1.csv", None, name="Stale"))
+            wait_until(lambda: bool(database.run(waiting_ones)), timeout_s=10, what="the settling")
+            settle_few(other, valid("1.csv", 1, name="Fresh"))
+        assert waiting.result() == Applied(0, ["1.csv"])
+    assert database.run("select first_name from users") == [["Fresh"]]
+
+
+def test_a_database_that_was_put_back_and_is_as_far_again_is_another_one(ledger: Ledger, database: Database):
+    settle_few(ledger, valid("1.csv"))
+    database.run("update state set commits = 0")
+    with opened(database) as other:
+        settle_few(other, valid("1.csv", 1, name="Fresh"))
+    assert database.run("select commits from state") == [[1]]
+    assert settle_few(ledger, valid("1.csv", None, name="Stale")) == Applied(0, ["1.csv"])
+
+
+def test_what_nobody_asked_for_is_left_out_where_another_key_of_the_user_matters(ledger: Ledger):
+    settle_few(ledger, valid("1.csv"), picture("2.png"))
+    assert settle_few(ledger, valid("2.csv", None), picture("1.png", None)) == Applied(2, [])
+    assert settle_few(ledger, valid("2.CSV", None), picture("1.PNG", None)) == Applied(0, ["2.CSV", "1.PNG"])
 
 
 def test_what_is_as_before_changes_no_version_and_no_user(apply: Apply, ledger: Ledger, database: Database):
