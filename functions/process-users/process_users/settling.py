@@ -42,8 +42,8 @@ class Settler:
     def settle_alone(self, source: SourceKey) -> bool:
         """Settle a key without asking the ledger before, which spares an event a twelfth of its time.
 
-        Returns False when it has to be asked, with nothing settled but the key's commit counted: somebody
-        else commits too, the user has other such keys, or the key is gone.
+        Returns False, with no key settled, when it has to be asked: somebody else commits too, the user has
+        other such keys, or the key is gone.
         """
         outcomes = self._read_revisions({source.key: None}, pauses_s=PAUSES_S)
         if any(outcome.gone for outcome in outcomes):
