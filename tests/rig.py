@@ -95,6 +95,8 @@ def prepare_database(server: Postgres, name: str) -> Database:
         preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
         preparation.set_passwords(connection, database.passwords)
     preparation.migrate(database.settings, REPOSITORY / "infra" / "postgres" / "migrations")
+    with preparation.open_connection(database.settings) as connection:
+        preparation.apply_grants(connection, REPOSITORY / "infra" / "postgres" / "grants.sql")
     return database
 
 

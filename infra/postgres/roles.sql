@@ -1,6 +1,5 @@
--- The roles of Rollcall and what they may do with the database itself; rights on tables are granted by the
--- migrations. Run by the owner, in the database, before the migrations; repeatable. No passwords here:
--- set-up gives them.
+-- The roles of Rollcall and what they may do with the database itself; grants.sql has their rights on tables.
+-- Run by the owner, in the database, before the migrations; repeatable. No passwords here: set-up gives them.
 
 do $$
 declare

@@ -1,6 +1,7 @@
 """Prepare the database: create it, then its roles, their passwords and its tables; repeatable."""
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -82,6 +83,14 @@ def apply_roles(connection: Connection, roles_sql: Path) -> None:
     """Run roles.sql in the database that the connection is to."""
     # Literal: a file of this repository.
     connection.run(cast(LiteralString, roles_sql.read_text(encoding="utf-8")))
+
+
+def apply_grants(connection: Connection, grants_sql: Path) -> None:
+    """Run grants.sql, after the migrations: the rights on tables that it names are then the only ones."""
+    text = re.sub(r':"(\w+)"', lambda found: identifier(found[1]), grants_sql.read_text(encoding="utf-8"))
+    with connection.transaction():
+        # Literal: a file of this repository, names quoted by the driver.
+        connection.run(cast(LiteralString, text))
 
 
 def set_passwords(connection: Connection, passwords: Mapping[str, str]) -> list[str]:

@@ -118,13 +118,15 @@ def main() -> int:
 
 
 def _prepare_database(settings: SetupSettings) -> None:
-    """Roles before tables: the migrations grant rights to them."""
+    """Make the roles, the tables, and the rights of the roles on the tables."""
     with database.open_connection(settings.postgres) as connection:
         database.apply_roles(connection, settings.infra / "postgres" / "roles.sql")
         changed = database.set_passwords(connection, settings.passwords)
         log("setup.roles", passwords_changed=changed)
     applied = database.migrate(settings.postgres, settings.infra / "postgres" / "migrations")
     log("setup.migrations", applied=applied)
+    with database.open_connection(settings.postgres) as connection:
+        database.apply_grants(connection, settings.infra / "postgres" / "grants.sql")
 
 
 def _prepare_buckets(settings: SetupSettings, client: Minio) -> None:

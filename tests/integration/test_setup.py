@@ -76,6 +76,9 @@ class Site:
             ssl_context=False,
         )
 
+    def connect_as(self, role: str) -> Connection:
+        return self.connect(role, self.env[f"{role.upper()}_PGPASSWORD"])
+
     def query(self, sql: str) -> list[list[Any]]:
         connection = self.connect()
         try:
@@ -236,11 +239,23 @@ def test_samples_are_only_put_where_nobody_has_been(site: Site) -> None:
 
 def test_each_role_may_do_its_work_and_no_more(site: Site) -> None:
     site.run()
+    assert read_rights_on_postgres(site.connect_as) == dict(STATEMENTS)
 
-    def connect(role: str) -> Connection:
-        return site.connect(role, site.env[f"{role.upper()}_PGPASSWORD"])
 
-    assert read_rights_on_postgres(connect) == dict(STATEMENTS)
+def test_rights_that_were_given_or_taken_by_hand_are_put_right(site: Site) -> None:
+    site.run()
+    for statement in (
+        "grant all on all tables in schema public to public",
+        "grant all on all sequences in schema public to get_data",
+        "grant update (last_name) on users to reader",
+        "grant all on state to process_users with grant option",
+        "revoke select on users from get_data",
+        "revoke select on rejects from process_users",
+        "revoke usage on schema public from public",
+    ):
+        site.query(statement)
+    site.run()
+    assert read_rights_on_postgres(site.connect_as) == dict(STATEMENTS)
 
 
 def test_each_user_may_do_its_work_and_no_more(site: Site) -> None:

@@ -69,20 +69,6 @@ create table runs (
     error text                                        -- a problem code
 );
 
-grant select on users, ledger, rejects, state, runs to reader;
-grant select on users, state, runs to get_data;
-grant select, insert, update, delete on users, ledger, runs to process_users;
-grant select, update on state to process_users;
-grant select on rejects to process_users;
--- Fresh statistics after a large load are the run's job; before Postgres 17 autovacuum's alone.
-do $$
-begin
-    if current_setting('server_version_num')::int >= 170000 then
-        grant maintain on users, ledger to process_users;
-    end if;
-end
-$$;
-
 -- migrate:down
 
 drop table runs, state cascade;

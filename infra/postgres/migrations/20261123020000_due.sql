@@ -8,8 +8,6 @@ from ledger
 where etag is null and (user_id is not null or reason is not null);
 create index ledger_due on ledger (key) where etag is null;
 
-grant select on due to process_users, get_data, reader;
-
 -- migrate:down
 
 drop view due;

@@ -1,0 +1,22 @@
+-- What the roles may do with the tables. Set-up runs this after the migrations, each time, in one transaction: these
+-- rights hold afterwards, whatever was granted before. Set-up puts the role's name for :"process_users" and the like.
+
+revoke all on all tables in schema public from public, :"process_users", :"get_data", :"reader";
+revoke all on all sequences in schema public from public, :"process_users", :"get_data", :"reader";
+revoke all on all functions in schema public from public, :"process_users", :"get_data", :"reader";
+grant usage on schema public to :"process_users", :"get_data", :"reader";
+
+grant select on users, ledger, rejects, due, state, runs to :"reader";
+grant select on users, rejects, due, state, runs to :"get_data";
+grant select, insert, update, delete on users, ledger, runs to :"process_users";
+grant select, update on state to :"process_users";
+grant select on rejects, due to :"process_users";
+
+-- Statistics are refreshed after a large load: by the run from Postgres 17 on, before that by autovacuum alone.
+do $$
+begin
+    if current_setting('server_version_num')::int >= 170000 then
+        grant maintain on users, ledger to :"process_users";
+    end if;
+end
+$$;
