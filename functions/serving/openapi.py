@@ -2,15 +2,14 @@
 
 import base64
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from jinja2 import Environment
 
+from serving.pages import open_templates
 from serving.problems import CODES
 
 Json = dict[str, Any]
@@ -136,23 +135,10 @@ def _read_style() -> str:
 
 @cache
 def _open_environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
+    environment = open_templates(_FOLDER)
     environment.globals["style"] = _read_style
     environment.filters["form"] = _to_form
-    environment.filters["marked"] = _to_marked
     return environment
-
-
-def _to_marked(text: str) -> Markup:
-    """Show as code what stands between backticks."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))  # noqa: S704  escaped before
 
 
 def _to_form(schema: Json) -> str:

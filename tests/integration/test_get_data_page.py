@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from flask.testing import FlaskClient
 from get_data_client import insert, insert_many, open_client
+from page_text import find_markup, read_text
 from rig import Database
 from werkzeug.test import TestResponse
 
@@ -227,10 +228,22 @@ def test_a_page_for_every_problem(client: FlaskClient):
         assert json.loads(client.get(address).data)["code"] == code
 
 
+def test_texts_are_shown_as_they_are(client: FlaskClient, database: Database):
+    """Names, ids, keys and details are escaped once, not twice."""
+    odd = "A&amp;B <code>x</code>"
+    insert(database, odd, first_name=odd, last_name=f"{odd}!", img_path="src-data/x.png")
+    database.run("insert into ledger (key, revision, reason, detail) values (:key, 1, 'x', :key)", key=odd)
+    text = read_text(browse(client, "/").text)
+    assert f"{odd} {odd} {odd}!" in text
+    assert f"{odd}{odd} x" in text
+
+
 def test_a_token_is_asked_for_and_named_in_the_command(database: Database):
     with open_client({**database.env("get_data"), "API_TOKEN": "s3cret"}) as client:
         got = browse(client, "/")
         assert (got.status_code, got.mimetype) == (401, "text/html")
+        assert find_markup(got.text) == []
+        assert "as Authorization: Bearer <token> or" in read_text(got.text)
         assert "Basic" in got.headers["WWW-Authenticate"]
         insert(database, "1")
         got = client.get("/", headers=BROWSER, auth=("any", "s3cret"))

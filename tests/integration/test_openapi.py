@@ -13,6 +13,7 @@ from flask import Flask
 from functions_framework import create_app
 from get_data_client import insert
 from hypothesis import HealthCheck, given, settings
+from page_text import find_markup, read_text
 from rig import FUNCTIONS, NO_STORE, Bucket, Database
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -122,6 +123,8 @@ def test_documents_can_be_read_by_people(name: str, app: Flask):
     document = json.loads(app.test_client().get(LOCATIONS[name]).data)
     for path in document["paths"]:
         assert f"<code>{path}</code>" in got.text
+    assert find_markup(got.text) == []
+    assert "Any other path is 404 (not_found)" in read_text(got.text)
 
 
 def test_every_code_is_in_a_document():

@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, Template
 
 from get_data import chart
 from get_data.assets import PATHS
 from get_data.filters import Filter
 from get_data.overview import Overview, Run, select_ages
+from serving.pages import open_templates
 from serving.problems import ProblemError
 
 USERS_A_PAGE = 100
@@ -107,14 +108,7 @@ def _to_curl(address: str, *, needs_token: bool) -> str:
 
 @cache
 def _open_environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
+    environment = open_templates(Path(__file__).parent / "templates")
     environment.filters |= {
         "number": lambda number: f"{number:,}",
         "moment": lambda moment: f"{moment:%-d %b %Y, %H:%M} UTC",
