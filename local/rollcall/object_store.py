@@ -4,9 +4,11 @@ Buckets are made over S3, on any server. Users and policies need MinIO's admin A
 """
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -22,6 +24,12 @@ EVENTS = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 TIMEOUT = urllib3.Timeout(connect=3, read=20)
 # Answers to a key that the server does not know or a wrong secret; with any other, both are right.
 _WRONG_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied.Disabled")
+
+
+class _Command(Enum):
+    """Calls of MinIO's admin API that minio-py has no method for."""
+
+    REVOKE_TOKENS = "revoke-tokens/builtin"
 
 
 class StoreSetupError(Exception):
@@ -132,6 +140,8 @@ def put_user(store: ObjectStore, user: Credentials, policy: str) -> bool:
     admin = store.admin()
     known: dict[str, Any] = json.loads(admin.user_list()).get(user.access_key, {})
     is_right = known.get("status") == "enabled" and _is_accepted(store, user)
+    if known and not is_right:
+        _end_access(admin, user.access_key)
     if not is_right:
         admin.user_add(access_key=user.access_key, secret_key=user.secret_key)
     if known.get("policyName") != policy:
@@ -145,8 +155,27 @@ def remove_former_users(admin: MinioAdmin, policy: str, *, keep: str) -> int:
     users: dict[str, Any] = json.loads(admin.user_list())
     former = [name for name, user in users.items() if user.get("policyName") == policy and name != keep]
     for name in former:
+        _end_access(admin, name)
         admin.user_remove(access_key=name)
     return len(former)
+
+
+def _end_access(admin: MinioAdmin, access_key: str) -> None:
+    """Lock the user out: end its secret, its temporary keys, its console sessions and its service accounts.
+
+    MinIO keeps temporary keys when a secret changes, and even when the user is removed: they work again as
+    soon as a user of that name is back. The secret goes first, so that no new ones can be made meanwhile. A
+    set-up that is killed halfway leaves a secret that nobody knows, so the next set-up starts over.
+    """
+    admin.user_add(access_key=access_key, secret_key=secrets.token_urlsafe(24))
+    admin._url_open(
+        method="POST",
+        command=_Command.REVOKE_TOKENS,  # pyright: ignore[reportArgumentType]  it reads the value alone
+        query_params={"user": access_key, "fullRevoke": "true"},
+    )
+    accounts = json.loads(admin.list_service_account(user=access_key)).get("accounts") or []
+    for account in accounts:
+        admin.delete_service_account(access_key=account["accessKey"])
 
 
 def _is_accepted(store: ObjectStore, user: Credentials) -> bool:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import urllib3
 from minio import Minio
+from minio.credentials.credentials import Credentials as TemporaryKeys
+from minio.credentials.providers import AssumeRoleProvider
 from minio.error import S3Error
 from pg8000.native import Connection, DatabaseError
 from privileges import (
@@ -222,6 +225,88 @@ def test_a_changed_key_is_applied_and_the_former_one_ends(site: Site) -> None:
     with pytest.raises(S3Error, match="InvalidAccessKeyId"):
         site.client(site.env["UPLOADER_ACCESS_KEY"], "another-secret").list_buckets()
     site.client("another-uploader", "another-secret").list_buckets()
+
+
+ROTATIONS = {
+    "another secret": {"UPLOADER_SECRET_KEY": "another-secret"},
+    "another key": {"UPLOADER_ACCESS_KEY": "another-uploader", "UPLOADER_SECRET_KEY": "another-secret"},
+}
+
+
+@pytest.mark.parametrize("settings", ROTATIONS.values(), ids=list(ROTATIONS))
+def test_a_rotation_ends_all_that_was_derived_from_the_secret(
+    site: Site, settings: Mapping[str, str]
+) -> None:
+    site.run()
+    if site.env["MINIO_ADMIN"] == "off":
+        return  # a server without temporary keys
+    access, secret, bucket = site.env["UPLOADER_ACCESS_KEY"], site.env["UPLOADER_SECRET_KEY"], "SOURCE_BUCKET"
+    site.client().put_object(
+        bucket_name=site.env[bucket], object_name="1.csv", data=io.BytesIO(b"x"), length=1
+    )
+    keys = (site.client(access, secret), assume_role(site, access, secret), add_service_account(site, access))
+    links = [
+        client.presigned_get_object(bucket_name=site.env[bucket], object_name="1.csv") for client in keys
+    ]
+    with urllib3.PoolManager() as pool:
+        assert [pool.request("GET", link).status for link in links] == [200, 200, 200]
+
+        site.run(**settings)
+        assert [pool.request("GET", link).status for link in links] == [403, 403, 403]
+
+        site.run()  # with the former keys, as somebody would who regrets it
+        assert [pool.request("GET", link).status for link in links] == [200, 403, 403]
+    for client in keys[1:]:
+        with pytest.raises(S3Error, match=r"InvalidAccessKeyId|InvalidTokenId"):
+            client.list_buckets()
+
+
+def test_a_rotation_that_was_killed_is_completed_by_the_next(site: Site) -> None:
+    site.run()
+    if site.env["MINIO_ADMIN"] == "off":
+        return  # a server without temporary keys
+    access, secret = site.env["UPLOADER_ACCESS_KEY"], site.env["UPLOADER_SECRET_KEY"]
+    temporary = assume_role(site, access, secret)
+    site.store().admin().user_add(access_key=access, secret_key="where-it-was-killed")
+    temporary.list_buckets()
+
+    site.run(UPLOADER_SECRET_KEY="another-secret")
+
+    site.client(access, "another-secret").list_buckets()
+    with pytest.raises(S3Error, match=r"InvalidAccessKeyId|InvalidTokenId"):
+        temporary.list_buckets()
+
+
+def assume_role(site: Site, access_key: str, secret_key: str) -> Minio:
+    """Return a client with temporary keys, made for a week."""
+    provider = AssumeRoleProvider(
+        sts_endpoint=site.env["MINIO_ENDPOINT"],
+        access_key=access_key,
+        secret_key=secret_key,
+        duration_seconds=7 * 24 * 3600,
+    )
+    return to_client(site, provider.retrieve())
+
+
+def add_service_account(site: Site, access_key: str) -> Minio:
+    """Return a client with a key that the user made for itself when its policy still allowed that."""
+    root, user = site.store().admin(), site.store(access_key, site.env["UPLOADER_SECRET_KEY"]).admin()
+    root.policy_set(policy_name="consoleAdmin", user=access_key)
+    made = json.loads(user.add_service_account(name="mine"))["credentials"]
+    root.policy_set(policy_name="rollcall-uploader", user=access_key)
+    return site.client(made["accessKey"], made["secretKey"])
+
+
+def to_client(site: Site, keys: TemporaryKeys) -> Minio:
+    """Return a client with keys that need their token."""
+    return Minio(
+        endpoint=site.env["MINIO_ENDPOINT"].removeprefix("http://"),
+        access_key=keys.access_key,
+        secret_key=keys.secret_key,
+        session_token=keys.session_token,
+        secure=False,
+        region="us-east-1",
+    )
 
 
 def test_samples_are_only_put_where_nobody_has_been(site: Site) -> None:
