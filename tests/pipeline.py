@@ -296,7 +296,7 @@ class Gate:
 
 _TRIGGER = (
     """
-    create or replace function wait_at_gate() returns trigger language plpgsql as $$
+    create or replace function wait_at_gate() returns trigger language plpgsql security definer as $$
     begin
         perform pg_advisory_xact_lock({gate});
         return new;

@@ -23,6 +23,15 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "select * from rejects": ("process_users", "get_data", "reader"),
     "select etag from ledger": ("process_users", "reader"),  # what was in a file is kept nowhere but in users
     "select * from due": ("process_users", "get_data", "reader"),
+    "select * from held_locks": ("process_users", "get_data", "reader"),
+    "select shown_state(runs) from runs": ("process_users", "get_data", "reader"),
+    "select * from locks": ("process_users",),
+    "update locks set pid = pid": ("process_users",),
+    "select from locks for update": ("process_users",),
+    "select from locks for key share": ("process_users",),
+    "lock table locks in access share mode": ("process_users",),
+    "insert into locks (name) values ('another')": (),
+    "delete from locks": (),
     "insert into users (user_id, first_name, last_name, birthdate) values ('x', 'x', 'x', now())": (
         "process_users",
     ),

@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from minio import Minio
 from pg8000.native import Connection as Driver
 from pg8000.native import identifier
 
+from process_users.runs import Counts, begin_run, end_run, record_progress
 from rollcall import database as preparation
 from rollcall.ports import HOST
 from rollcall.processes import Program
 from rollcall.servers import Key, Postgres, Rclone, http_status, minio_s3, rclone_s3, script, serving
 from rollcall.servers import Minio as MinioServer
-from serving.settings import PostgresSettings
+from serving.postgres import Connection
+from serving.settings import Environment, PostgresSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FUNCTIONS = REPOSITORY / "functions"
@@ -62,6 +64,11 @@ class Database:
             database=env["PGDATABASE"],
             ssl_context=False,
         )
+
+    def open_session(self, role: str) -> Connection:
+        """Open a session of a role, as the functions do; the caller closes it."""
+        settings = PostgresSettings.from_environment(Environment(self.env(role)))
+        return Connection(settings, application_name="test")
 
     def run(self, sql: str, **params: object) -> list[list]:
         """Run one statement as the owner."""
@@ -114,6 +121,23 @@ def clone_database(server: Postgres, template: str) -> Iterator[Database]:
         connection.run("update state set lineage = gen_random_uuid()")
     yield database
     maintenance.run(f"drop database {name} with (force)")
+
+
+@contextmanager
+def run_going_on(database: Database, **numbers: int) -> Iterator[Callable[..., None]]:
+    """Be a run that has the lock; call what is given to change its counts. It ends well with the block."""
+    counts = Counts()
+
+    def set_counts(**numbers: int) -> None:
+        for name, number in numbers.items():
+            setattr(counts, name, number)
+        record_progress(connection, run, counts)
+
+    with closing(database.open_session("process_users")) as connection:
+        run = begin_run(connection, full=False)
+        set_counts(**numbers)
+        yield set_counts
+        end_run(connection, run, counts, rejected=0, error=None)
 
 
 @dataclass(frozen=True, slots=True)

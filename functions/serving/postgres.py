@@ -22,7 +22,6 @@ CONNECT_TIMEOUT_S = 3
 RECENT_S = 0.02  # since its last use, within which a session is not asked whether it is still there
 SILENT_S = 0.5  # after no answer, before anybody is made to wait for one again
 ANSWER_TIMEOUT_S = 9  # no answer to one message: a frozen server, which cannot obey its own limits
-RUN_LOCK = 20_261_123  # of pg_advisory_lock, held by the run going on: any number that nothing else here uses
 # A server whose machine is gone is noticed after 25 s of silence, also by sessions that wait in the pool.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 # Session settings. The server gives a lock up soon after its client is killed (it looks every 0.5 s while

@@ -10,13 +10,37 @@ grant select on users, ledger, rejects, due, state, runs to :"reader";
 grant select on users, rejects, due, state, runs to :"get_data";
 grant select, insert, update, delete on users, ledger, runs to :"process_users";
 grant select, update on state to :"process_users";
-grant select on rejects, due to :"process_users";
+grant select on rejects, due, held_locks to :"process_users";
+-- Whoever may write here could stop all runs.
+grant select, update on locks to :"process_users";
+grant select on held_locks to :"get_data", :"reader";
+grant execute on function shown_state(runs) to :"process_users", :"get_data", :"reader";
 
 -- Statistics are refreshed after a large load: by the run from Postgres 17 on, before that by autovacuum alone.
 do $$
 begin
     if current_setting('server_version_num')::int >= 170000 then
         grant maintain on users, ledger to :"process_users";
+    end if;
+end
+$$;
+
+-- Whoever takes many advisory locks fills the server's table of locks, and then nobody gets any lock. Only a superuser
+-- can keep the roles from that; process-users needs a lock for each run.
+do $$
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        revoke execute on function
+            pg_advisory_lock(bigint), pg_advisory_lock(integer, integer),
+            pg_advisory_lock_shared(bigint), pg_advisory_lock_shared(integer, integer),
+            pg_advisory_xact_lock(bigint), pg_advisory_xact_lock(integer, integer),
+            pg_advisory_xact_lock_shared(bigint), pg_advisory_xact_lock_shared(integer, integer),
+            pg_try_advisory_lock(bigint), pg_try_advisory_lock(integer, integer),
+            pg_try_advisory_lock_shared(bigint), pg_try_advisory_lock_shared(integer, integer),
+            pg_try_advisory_xact_lock(bigint), pg_try_advisory_xact_lock(integer, integer),
+            pg_try_advisory_xact_lock_shared(bigint), pg_try_advisory_xact_lock_shared(integer, integer)
+        from public, :"process_users", :"get_data", :"reader";
+        grant execute on function pg_advisory_lock(bigint) to :"process_users";
     end if;
 end
 $$;

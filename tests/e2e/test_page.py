@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from e2e.site import CHROMIUM, Site, open_site
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from rig import run_going_on
 
 from rollcall.ports import HOST
 from rollcall.servers import Postgres
-from serving.postgres import RUN_LOCK
 
 pytestmark = pytest.mark.browser
 HOSTILE = "<script>document.title='taken over'</script>"
@@ -201,37 +201,15 @@ def test_nothing_is_in_anybodys_way(open_page: Open, path: str, scheme: str, wid
     assert (sum(light) > 382) == (scheme == "light")
 
 
-@contextmanager
-def run_going_on(site: Site) -> Iterator[Callable[..., None]]:
-    """A run that holds the lock and has listed 40 files; call what is given to set its counts."""
-
-    def set_counts(listed: int, upserted: int) -> None:
-        holder.run(
-            """
-            update runs
-            set listed = cast(:listed as bigint), upserted = cast(:upserted as bigint)
-            where state = 'running'
-            """,
-            listed=listed,
-            upserted=upserted,
-        )
-
-    with closing(site.database.connect()) as holder:
-        holder.run("select pg_advisory_lock(:lock)", lock=RUN_LOCK)
-        holder.run("insert into runs (state, pid, listed) values ('running', pg_backend_pid(), 40)")
-        yield set_counts
-        holder.run("update runs set state = 'ok', ended_at = now() where state = 'running'")
-
-
 def test_watch_a_run(open_page: Open, site: Site):
     """Its counts follow it, and at its end there is a link to what it made of the users."""
-    with run_going_on(site) as set_counts:
+    with run_going_on(site.database, listed=40) as set_counts:
         page = open_page("/?min_age=30")
         running = page.get_by_role("region", name="The run going on")
         expect(running).to_contain_text("40 of about 202 files listed, 0 users stored")
         expect(running.get_by_role("progressbar")).to_have_js_property("value", 40)
         assert Axe().run(page).violations_count == 0
-        set_counts(150, 1_234)
+        set_counts(listed=150, upserted=1_234)
         expect(running).to_contain_text("150 of about 202 files listed, 1,234 users stored", timeout=15_000)
         expect(running.get_by_role("progressbar")).to_have_js_property("value", 150)
     expect(running.get_by_role("status")).to_contain_text("It has ended: ok.", timeout=15_000)
@@ -242,7 +220,7 @@ def test_watch_a_run(open_page: Open, site: Site):
 
 
 def test_watch_a_run_without_scripts(open_page: Open, site: Site):
-    with run_going_on(site) as set_counts:
+    with run_going_on(site.database, listed=40) as set_counts:
         page = open_page("/?min_age=30", java_script_enabled=False)
         running = page.get_by_role("region", name="The run going on")
         expect(running).to_contain_text("40 of about 202 files listed")

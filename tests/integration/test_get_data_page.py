@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from get_data_client import insert, insert_many, open_client
 from page_text import find_markup, read_text
-from rig import Database
+from rig import Database, run_going_on
 from werkzeug.test import TestResponse
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -182,16 +182,9 @@ def test_how_far_the_users_can_be_relied_on(
 
 
 def test_the_run_going_on_is_shown_with_its_progress(client: FlaskClient, database: Database):
-    holder = database.connect()
-    try:
-        holder.run("select pg_advisory_lock(20261123)")
-        holder.run(
-            "insert into runs (state, pid, ended_at, listed) values ('ok', 1, now(), 200), "
-            "('running', pg_backend_pid(), null, 50)"
-        )
+    database.run("insert into runs (state, pid, ended_at, listed) values ('ok', 1, now(), 200)")
+    with run_going_on(database, listed=50):
         text = browse(client, "/").text
-    finally:
-        holder.close()
     assert "Run 2 is going on" in text
     assert 'max="200" value="50"' in text
 

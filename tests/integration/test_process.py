@@ -16,11 +16,10 @@ from typing import IO
 
 import pytest
 from pipeline import to_csv
-from rig import REPOSITORY, Bucket, Database, Function, StartFunction, Store
+from rig import REPOSITORY, Bucket, Database, Function, StartFunction, Store, run_going_on
 
 from rollcall.ports import HOST, choose_port
 from rollcall.processes import wait_until
-from serving.postgres import RUN_LOCK
 
 PYTHONPATH = os.pathsep.join(str(REPOSITORY / folder) for folder in ("local", "functions"))
 COMMAND = [sys.executable, "-m", "rollcall.process"]
@@ -129,20 +128,6 @@ def put(bucket: Bucket, key: str, content: bytes) -> None:
     )
 
 
-@contextmanager
-def run_going_on(database: Database, *, listed: int) -> Iterator[None]:
-    """A run of somebody else; it ends well with the block."""
-    with closing(database.connect()) as holder:
-        holder.run("select pg_advisory_lock(:lock)", lock=RUN_LOCK)
-        holder.run(
-            "insert into runs (state, pid, listed, upserted) "
-            "values ('running', pg_backend_pid(), cast(:listed as bigint), 3)",
-            listed=listed,
-        )
-        yield
-        holder.run("update runs set state = 'ok', ended_at = now() where state = 'running'")
-
-
 def test_it_says_what_came_of_the_run(function: Function, bucket: Bucket):
     put(bucket, "1.csv", to_csv("Ada"))
     put(bucket, "2.csv", b"nothing\n")
@@ -185,7 +170,7 @@ def test_a_terminal_shows_the_run_going_on_before_the_one_asked_for(
     put(bucket, "1.csv", to_csv())
     database.run("insert into runs (state, pid, ended_at, listed) values ('ok', 1, now(), 200)")
     with ExitStack() as stack:
-        with run_going_on(database, listed=50):
+        with run_going_on(database, listed=50, upserted=3):
             terminal = stack.enter_context(closing(Terminal(function.url)))
             terminal.wait_for("run 2 is going on already; the one that was asked for comes after it")
             terminal.wait_for("25%")
@@ -197,7 +182,7 @@ def test_a_terminal_shows_the_run_going_on_before_the_one_asked_for(
 
 def test_without_a_terminal_it_is_told_in_lines(function: Function, database: Database):
     with ExitStack() as stack:
-        with run_going_on(database, listed=1_200):
+        with run_going_on(database, listed=1_200, upserted=3):
             made = stack.enter_context(started(function.url))
             said = [made.out.readline() for _ in range(2)]
         said += made.out.readlines()
@@ -211,7 +196,7 @@ def test_without_a_terminal_it_is_told_in_lines(function: Function, database: Da
 
 
 def test_ctrl_c_leaves_the_run_alone(function: Function, database: Database):
-    with run_going_on(database, listed=5), started(function.url) as made:
+    with run_going_on(database, listed=5, upserted=3), started(function.url) as made:
         made.out.readline()
         made.process.send_signal(signal.SIGINT)
         assert made.process.wait(TIMEOUT_S) == 130

@@ -9,7 +9,7 @@ from typing import LiteralString
 from get_data.ages import OLDEST, born_before
 from get_data.filters import Filter
 from get_data.formats import RECORD, Format
-from serving.postgres import FIRST_ROWS_SOON, RUN_LOCK
+from serving.postgres import FIRST_ROWS_SOON
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,26 +171,15 @@ left join lateral ({_LAST_RUN} where state = 'ok' order by run_id desc limit 1) 
 
 
 def build_runs(limit: int) -> Statement:
-    """Return the last runs, the newest first; a run whose session no longer holds the lock was killed."""
+    """Return the last runs, the newest first."""
     return Statement(
         """
-select run_id,
-       case
-           when state <> 'running' then state
-           when pid in (
-               select pid
-               from pg_locks
-               where locktype = 'advisory' and granted and classid = 0 and objid = cast(:lock as bigint)
-                 and database = (select oid from pg_database where datname = current_database())
-           ) then state
-           else 'lost'
-       end,
-       started_at, ended_at, listed, unchanged, upserted, removed, rejected, error
+select run_id, shown_state(runs), started_at, ended_at, listed, unchanged, upserted, removed, rejected, error
 from runs
 order by run_id desc
 limit cast(:limit as bigint)
 """,
-        {"lock": RUN_LOCK, "limit": limit},
+        {"limit": limit},
     )
 
 

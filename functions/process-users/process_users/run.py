@@ -14,7 +14,7 @@ from process_users.changes import KeyRange, find_changes
 from process_users.ledger import Ledger
 from process_users.outcomes import Outcome
 from process_users.outputs import USERS, store_outputs
-from process_users.runs import Counts, Run, begin_run, end_run, record_progress, to_timestamp
+from process_users.runs import Counts, Run, begin_dry_run, begin_run, end_run, record_progress, to_timestamp
 from process_users.settings import Settings
 from process_users.settling import Settler, read_outcomes
 from serving.ahead import read_ahead, use_behind
@@ -55,10 +55,11 @@ def run_once(settings: Settings, connect: Callable[[], Connection], options: Opt
     connection = connect()
     try:
         if options.dry_run:
+            begin_dry_run(connection)
             return _rehearse(settings, connection, options)
         return _carry_out(settings, connection, options, begin_run(connection, full=options.full))
     finally:
-        connection.close()  # and with it the lock
+        connection.close()  # and with it the lock, however the run ended
 
 
 def settle_range(

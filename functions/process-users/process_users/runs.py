@@ -1,15 +1,14 @@
-"""The record of runs, and the lock that lets one go on at a time."""
+"""The record of runs, and the locks that allow one run and one dry run at a time."""
 
-import time
+import secrets
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from serving.postgres import RUN_LOCK as LOCK
-from serving.postgres import Connection
+from serving.postgres import Connection, DatabaseUnavailableError
 
 KEPT_RUNS = 1_000
-LOCK_WAIT_S = 2  # for a run that has the lock to say its number
+RUN, DRY_RUN = "run", "dry_run"  # the names of the locks
 
 COLUMNS = (
     "run_id", "state", "started_at", "ended_at", "full", "listed", "ignored", "unchanged", "upserted",
@@ -18,10 +17,10 @@ COLUMNS = (
 
 
 class RunInProgressError(Exception):
-    """Another run holds the lock; `run_id` is its number, None when it ended just now."""
+    """Another session has the lock; `run_id` is the number of its run, None when it does a dry run."""
 
     def __init__(self, run_id: int | None) -> None:
-        super().__init__("another run is going on" if run_id is None else f"run {run_id} is going on")
+        super().__init__("a dry run is going on" if run_id is None else f"run {run_id} is going on")
         self.run_id = run_id
 
 
@@ -38,25 +37,35 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that holds the lock."""
+    """A run that has the lock; `key` is that of its session's advisory lock."""
 
     run_id: int
     started_at: datetime
+    key: int
 
 
 def begin_run(connection: Connection, *, full: bool) -> Run:
-    """Take the lock for the life of the connection and record the run; raises RunInProgressError."""
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while not connection.run("select pg_try_advisory_lock(:lock)", lock=LOCK)[0][0]:
-        holder = connection.run(_FIND_HOLDER, lock=LOCK)
-        if holder or time.monotonic() > deadline:
-            raise RunInProgressError(holder[0][0] if holder else None)
-        time.sleep(0.02)
+    """Take the lock until end_run() or the end of the session, and record the run.
+
+    Raises RunInProgressError while another run has the lock.
+    """
     with connection.transaction():
+        key = _take_lock(connection, RUN)
         connection.run("update runs set state = 'lost', ended_at = now() where state = 'running'")
         connection.run(_FORGET_OLD, kept=KEPT_RUNS)
-        rows = connection.run(_INSERT, full=full)
-    return Run(*rows[0])
+        run_id, started_at = connection.run(_INSERT, full=full)[0]
+        connection.run(_STORE_HOLDER, name=RUN, key=key, run_id=run_id)
+    return Run(run_id, started_at, key)
+
+
+def begin_dry_run(connection: Connection) -> None:
+    """Take the lock of dry runs until the end of the session.
+
+    Raises RunInProgressError while another dry run has it.
+    """
+    with connection.transaction():
+        key = _take_lock(connection, DRY_RUN)
+        connection.run(_STORE_HOLDER, name=DRY_RUN, key=key, run_id=None)
 
 
 def record_progress(connection: Connection, run: Run, counts: Counts) -> None:
@@ -65,20 +74,22 @@ def record_progress(connection: Connection, run: Run, counts: Counts) -> None:
 
 
 def end_run(connection: Connection, run: Run, counts: Counts, *, rejected: int, error: str | None) -> None:
-    """Record the end of a run: `failed` with the code of a problem, else `ok`."""
+    """Record the end of a run, `failed` with the code of a problem, else `ok`, and give its lock back."""
     with connection.transaction():
         connection.run_prepared(_UPDATE, run_id=run.run_id, **_as_parameters(counts))
         connection.run(_END, run_id=run.run_id, rejected=rejected, error=error)
+        connection.run(_CLEAR_HOLDER, key=run.key)
+    connection.run("select pg_advisory_unlock(cast(:key as bigint))", key=run.key)
 
 
 def fetch_runs(connection: Connection, limit: int) -> list[dict[str, Any]]:
     """Return the last runs, the newest first."""
-    return [_to_document(row) for row in connection.run(_SELECT_LAST, lock=LOCK, limit=limit)]
+    return [_to_document(row) for row in connection.run(_SELECT_LAST, limit=limit)]
 
 
 def fetch_run(connection: Connection, run_id: int) -> dict[str, Any] | None:
     """Return one run, None when there is none of this number."""
-    rows = connection.run(_SELECT_ONE, lock=LOCK, run_id=run_id)
+    rows = connection.run(_SELECT_ONE, run_id=run_id)
     return _to_document(rows[0]) if rows else None
 
 
@@ -93,6 +104,20 @@ def to_timestamp(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _take_lock(connection: Connection, name: str) -> int:
+    """Take the advisory lock that shows that this session is alive; returns its key, for _STORE_HOLDER.
+
+    Needs a transaction: until it ends, everybody else who wants the same lock waits.
+    """
+    if not connection.run(_LOCK_ROW, name=name):
+        raise DatabaseUnavailableError(f"the table locks has no row for {name}")
+    if held := connection.run(_FETCH_HELD, name=name):
+        raise RunInProgressError(held[0][0])
+    key = secrets.randbits(63)
+    connection.run("select pg_advisory_lock(cast(:key as bigint))", key=key)
+    return key
+
+
 def _as_parameters(counts: Counts) -> dict[str, int]:
     return {field.name: getattr(counts, field.name) for field in fields(counts)}
 
@@ -104,20 +129,33 @@ def _to_document(row: list[Any]) -> dict[str, Any]:
     return document
 
 
-_HOLDER = """
-select pid
-from pg_locks
-where locktype = 'advisory' and granted and classid = 0 and objid = cast(:lock as bigint)
-  and database = (select oid from pg_database where datname = current_database())
+_LOCK_ROW = """
+select
+from locks
+where name = cast(:name as text)
+for update
 """
 
-_FIND_HOLDER = f"""
+_FETCH_HELD = """
 select run_id
-from runs
-where state = 'running' and pid in ({_HOLDER})
-order by run_id desc
-limit 1
-"""  # noqa: S608  a constant of this module
+from held_locks
+where name = cast(:name as text)
+"""
+
+_STORE_HOLDER = """
+update locks
+set pid = pg_backend_pid(),
+    role = (select oid from pg_roles where rolname = session_user),
+    key = cast(:key as bigint),
+    run_id = cast(:run_id as bigint)
+where name = cast(:name as text)
+"""
+
+_CLEAR_HOLDER = """
+update locks
+set pid = null, role = null, key = null, run_id = null
+where key = cast(:key as bigint)
+"""
 
 _FORGET_OLD = """
 delete from runs
@@ -149,13 +187,11 @@ set state = case when cast(:error as text) is null then 'ok' else 'failed' end,
 where run_id = cast(:run_id as bigint)
 """
 
-# A run whose session no longer holds the lock was killed.
-_SELECT = f"""
-select run_id,
-       case when state = 'running' and pid not in ({_HOLDER}) then 'lost' else state end,
-       started_at, ended_at, "full", listed, ignored, unchanged, upserted, removed, rejected, error
+_SELECT = """
+select run_id, shown_state(runs), started_at, ended_at, "full",
+       listed, ignored, unchanged, upserted, removed, rejected, error
 from runs
-"""  # noqa: S608  a constant of this module
+"""
 
 _SELECT_LAST = _SELECT + "order by run_id desc limit cast(:limit as bigint)"
 _SELECT_ONE = _SELECT + "where run_id = cast(:run_id as bigint)"

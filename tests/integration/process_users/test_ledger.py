@@ -11,8 +11,6 @@ from process_users.batches import build_batch, to_copy_text
 from process_users.ledger import Applied, Entry, Ledger, create_stage
 from process_users.outcomes import Outcome
 from rollcall.processes import wait_until
-from serving.postgres import Connection
-from serving.settings import Environment, PostgresSettings
 
 # What a key or a cell may hold at all, and CSV, COPY or pandas could stumble over.
 TRICKY = [
@@ -34,11 +32,7 @@ def ledger(database: Database) -> Iterator[Ledger]:
 @contextmanager
 def opened(database: Database) -> Iterator[Ledger]:
     """The ledger over a session of its own."""
-    connection = Connection(
-        PostgresSettings.from_environment(Environment(database.env("process_users"))),
-        application_name="test",
-    )
-    with closing(connection):
+    with closing(database.open_session("process_users")) as connection:
         create_stage(connection)
         yield Ledger(connection, bucket="src")
 
