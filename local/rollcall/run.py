@@ -22,7 +22,7 @@ from serving.settings import SettingsError
 
 FIRST_RUN_S = 10
 START_TIMEOUT_S = 90  # of each step; the first start on a slow machine takes a few seconds
-SERVERS = ("postgres", "s3")
+SERVERS = ("postgres", "s3", "pictures")
 LOOK_EVERY_S = 0.5
 
 
@@ -63,13 +63,16 @@ def _start(stack: Stack, supervisor: Supervisor, signals: Signals) -> None:
     begun = time.monotonic()
     write_variables(stack.directory.env, stack.for_clients())
     say(f"Rollcall starts in {shown(stack.directory.path)}")
-    postgres, s3 = stack.postgres(), stack.s3()
-    for server in (postgres, s3):
+    servers = (stack.postgres(), stack.s3(), stack.pictures())
+    for server in servers:
         supervisor.start(server.program(), server.prepare)
     for program in (stack.process_users(), stack.get_data(), stack.gateway()):
         supervisor.start(program)
     _await(
-        lambda: postgres.answers() and s3.answers(), "PostgreSQL and the object store", supervisor, signals
+        lambda: all(server.answers() for server in servers),
+        "PostgreSQL and the object store",
+        supervisor,
+        signals,
     )
     _say_servers(stack)
     supervisor.run(stack.setup(), timeout_s=START_TIMEOUT_S)

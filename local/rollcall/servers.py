@@ -261,12 +261,17 @@ class Key:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rclone:
-    """`rclone serve s3` over a directory: its folders are the buckets, its files the objects."""
+    """`rclone serve s3` over a directory: its folders are the buckets, its files the objects.
+
+    rclone has no policies: every key may do the same. `limits` are options that take rights from all of them.
+    """
 
     directory: Path
     port: int
     keys: Sequence[Key]
     log: Path
+    name: str = "s3"
+    limits: Sequence[str] = ()
 
     def prepare(self) -> None:
         """Makes the directory."""
@@ -280,9 +285,10 @@ class Rclone:
             # A dropped file is an object at once. Not 0: rclone then keeps a core busy.
             "--dir-cache-time=10ms",
             "--no-cleanup",  # a bucket stays when its last object goes
+            *self.limits,
         )
         return Program(
-            name="s3",
+            name=self.name,
             argv=(script("rclone"), "serve", "s3", *options, str(self.directory)),
             env={
                 "PATH": os.defpath,

@@ -33,6 +33,7 @@ class RunSettings:
     gateway_port_2: int
     postgres_port: int
     minio_port: int
+    pictures_port: int
     source_bucket: str
     output_bucket: str
     sample_data: str
@@ -48,6 +49,7 @@ class RunSettings:
             gateway_port_2=env.integer("GATEWAY_PORT_2", 5000, minimum=0, maximum=65535),
             postgres_port=env.integer("POSTGRES_PORT", 5432, minimum=0, maximum=65535),
             minio_port=env.integer("MINIO_PORT", 9000, minimum=0, maximum=65535),
+            pictures_port=env.integer("PICTURES_PORT", 0, minimum=0, maximum=65535),
             source_bucket=env.text("SOURCE_BUCKET", "src-data"),
             output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
             sample_data=env.choice("SAMPLE_DATA", "on", choices=("on", "off")),
@@ -65,6 +67,7 @@ class Ports:
     gateway_2: int | None
     postgres: int
     minio: int
+    pictures: int
     process_users: int
     get_data: int
 
@@ -75,6 +78,7 @@ class Ports:
             "GATEWAY_PORT": settings.gateway_port,
             "POSTGRES_PORT": settings.postgres_port,
             "MINIO_PORT": settings.minio_port,
+            "PICTURES_PORT": settings.pictures_port,
         }
         taken = {name: port for name, port in wanted.items() if port and not is_free(port)}
         if taken:
@@ -87,6 +91,7 @@ class Ports:
             gateway_2=gateway_2 if is_free(gateway_2) else None,
             postgres=settings.postgres_port or choose_port(),
             minio=settings.minio_port or choose_port(),
+            pictures=settings.pictures_port or choose_port(),
             process_users=choose_port(),
             get_data=choose_port(),
         )
@@ -121,12 +126,27 @@ class Stack:
         )
 
     def s3(self) -> Rclone:
-        """The object store; it tells its users apart, but grants all of them the same."""
+        """The object store for everybody but get-data; every key may do everything in it."""
         return Rclone(
             directory=self.directory.buckets,
             port=self.ports.minio,
-            keys=[self._key("PROCESS_USERS"), self._key("GET_DATA"), self._key("UPLOADER"), self._root_key()],
+            keys=[self._key("PROCESS_USERS"), self._key("UPLOADER"), self._root_key()],
             log=self.directory.log("s3"),
+        )
+
+    def pictures(self) -> Rclone:
+        """The same buckets for get-data's key, which can only read pictures of the source bucket."""
+        return Rclone(
+            name="pictures",
+            directory=self.directory.buckets,
+            port=self.ports.pictures,
+            keys=[self._key("GET_DATA")],
+            log=self.directory.log("pictures"),
+            limits=(
+                "--read-only",
+                "--ignore-case",
+                f"--include=/{self.settings.source_bucket}/**.{{png,jpg,jpeg}}",
+            ),
         )
 
     def setup(self) -> Program:
@@ -166,7 +186,7 @@ class Stack:
         settings = {
             **self._database("get_data", "GET_DATA_PGPASSWORD"),
             **self._store(self._key("GET_DATA")),
-            "MINIO_PUBLIC_ENDPOINT": self.store_url,
+            "MINIO_ENDPOINT": f"http://{HOST}:{self.ports.pictures}",
         }
         return self._function("get-data", self.ports.get_data, settings)
 

@@ -1,5 +1,6 @@
 """`make run` from outside: what it starts, what it survives, and what it leaves behind."""
 
+import io
 import json
 import os
 import shutil
@@ -8,22 +9,30 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import urllib3
+from minio import Minio
+from minio.commonconfig import CopySource
+from minio.deleteobjects import DeleteError, DeleteObject
+from minio.error import MinioException
+from privileges import PART_SIZE
 
 from rollcall.processes import kill_all, wait_until
 from rollcall.run_directory import read_variables
 from rollcall.stack import REPOSITORY
 
-NAMES = {"postgres", "s3", "process-users", "get-data", "gateway", "scheduler"}
+NAMES = {"postgres", "s3", "pictures", "process-users", "get-data", "gateway", "scheduler"}
 START_S = 120  # at most, on a machine that is busy with other tests
-ANY_PORTS = {"GATEWAY_PORT": "0", "GATEWAY_PORT_2": "0", "POSTGRES_PORT": "0", "MINIO_PORT": "0"}
+ANY_PORTS = dict.fromkeys(
+    ("GATEWAY_PORT", "GATEWAY_PORT_2", "POSTGRES_PORT", "MINIO_PORT", "PICTURES_PORT"), "0"
+)
 SETTINGS = {"WORKERS": "1", "SAMPLE_DATA": "off", "PROCESS_INTERVAL_S": "3600"}
 
 
@@ -179,6 +188,121 @@ def test_a_client_finds_what_it_needs_and_nobody_else_can_read_it(runs: Runs, tm
         "日本 1.csv",
         "b.PNG",
     }
+
+
+# What a key may try on a bucket `src-data` that holds 1.csv, 1.png and deep/2.JPG; None: it fails.
+ATTEMPTS: dict[str, tuple[Callable[[Minio], object], object]] = {
+    "read a picture": (lambda c: read(c, "src-data", "1.png"), b"picture"),
+    "read a picture deeper": (lambda c: read(c, "src-data", "deep/2.JPG"), b"picture"),
+    "list what it reads": (
+        lambda c: [o.object_name for o in c.list_objects(bucket_name="src-data", recursive=True)],
+        ["1.png", "deep/2.JPG"],
+    ),
+    "read a record": (lambda c: read(c, "src-data", "1.csv"), None),
+    "read an output": (lambda c: read(c, "processed-data", "output.csv"), None),
+    "read from another bucket": (lambda c: read(c, "others", "1.png"), None),
+    "list another bucket": (lambda c: list(c.list_objects(bucket_name="others")), None),
+    "list the outputs": (lambda c: list(c.list_objects(bucket_name="processed-data")), None),
+    "write a picture": (lambda c: write(c, "new.png"), None),
+    "replace a picture": (lambda c: write(c, "1.png"), None),
+    "write in parts": (lambda c: write(c, "new.png", size=PART_SIZE + 1), None),
+    "copy": (
+        lambda c: c.copy_object(
+            bucket_name="src-data", object_name="new.png", source=CopySource("src-data", "1.png")
+        ),
+        None,
+    ),
+    "remove a picture": (lambda c: c.remove_object(bucket_name="src-data", object_name="1.png"), None),
+    "remove many": (
+        lambda c: check_removed(
+            list(c.remove_objects(bucket_name="src-data", delete_object_list=[DeleteObject("1.png")]))
+        ),
+        None,
+    ),
+    "make a bucket": (lambda c: c.make_bucket(bucket_name="mine"), None),
+    "remove a bucket": (lambda c: c.remove_bucket(bucket_name="empty"), None),
+    "remove the source": (lambda c: c.remove_bucket(bucket_name="src-data"), None),
+}
+
+
+def test_get_data_holds_a_key_that_reads_pictures_and_can_do_nothing_else(runs: Runs):
+    run = runs.ready()
+    buckets = runs.directory / "buckets"
+    for key in ("src-data/1.csv", "src-data/1.png", "src-data/deep/2.JPG", "others/1.png"):
+        (buckets / key).parent.mkdir(exist_ok=True)
+        (buckets / key).write_text("picture")
+    (buckets / "src-data" / "1.csv").write_text("first_name, last_name, birthts\nAda, King, 612302400000\n")
+    (buckets / "empty").mkdir()
+    assert run.status("/data", "POST") in (200, 409)
+    wait_until(lambda: run.status("/data/1") == 200, timeout_s=30, what="the user")
+    link = find_link(read_variables(runs.directory / "env")["ROLLCALL_URL"])
+    assert urllib3.request("GET", link).data == b"picture"
+    held = read_held_key(run.started()["get-data"].environ())
+    assert held.endpoint == f"http://{urlsplit(link).netloc}"
+    want = sorted((path, path.is_file() and path.read_bytes()) for path in buckets.rglob("*"))
+
+    with urllib3.PoolManager(retries=False, timeout=30) as pool:
+        assert {name: attempt(act, held.client(pool)) for name, (act, _) in ATTEMPTS.items()} == {
+            name: result for name, (_, result) in ATTEMPTS.items()
+        }
+        assert sorted((path, path.is_file() and path.read_bytes()) for path in buckets.rglob("*")) == want
+        everything = read_variables(runs.directory / "env")["MINIO_ENDPOINT"]
+        elsewhere = replace(held, endpoint=everything).client(pool)
+        assert {attempt(act, elsewhere) for act, _ in ATTEMPTS.values()} == {None}
+
+
+@dataclass(frozen=True)
+class Held:
+    """The key of a process, and the store it is told to use."""
+
+    endpoint: str
+    access: str
+    secret: str
+
+    def client(self, pool: urllib3.PoolManager) -> Minio:
+        return Minio(
+            endpoint=urlsplit(self.endpoint).netloc,
+            access_key=self.access,
+            secret_key=self.secret,
+            secure=False,
+            region="us-east-1",
+            http_client=pool,
+        )
+
+
+def read_held_key(env: Mapping[str, str]) -> Held:
+    return Held(env["MINIO_ENDPOINT"], env["MINIO_ACCESS_KEY"], env["MINIO_SECRET_KEY"])
+
+
+def find_link(url: str) -> str:
+    answer = urllib3.request("GET", f"{url}/data/1/image", redirect=False)
+    assert answer.status == 302, answer.data
+    return answer.headers["Location"]
+
+
+def attempt(act: Callable[[Minio], object], client: Minio) -> object:
+    """Return what it gives; None when the store refuses, in whatever way."""
+    try:
+        return act(client)
+    except (MinioException, urllib3.exceptions.HTTPError, ValueError):
+        return None
+
+
+def read(client: Minio, bucket: str, key: str) -> bytes:
+    return client.get_object(bucket_name=bucket, object_name=key).data
+
+
+def write(client: Minio, key: str, size: int = 1) -> object:
+    data = io.BytesIO(b"x" * size)
+    return client.put_object(
+        bucket_name="src-data", object_name=key, data=data, length=-1, part_size=PART_SIZE
+    )
+
+
+def check_removed(errors: list[DeleteError]) -> str:
+    if errors:
+        raise ValueError(errors)
+    return "removed"
 
 
 def test_what_dies_is_started_again(runs: Runs):
