@@ -45,7 +45,7 @@ format: $(VENV)/.tests ## put the code into its one form
 
 local-up: python docker ## the pipeline in containers, with MinIO and pgAdmin; returns when all is healthy
 	@$(PYTHON) -c 'import sys; sys.exit("This needs Python 3.9 or later: make local-up PYTHON=..." if sys.version_info < (3, 9) else 0)'
-	@PYTHONPATH=local $(PYTHON) -m rollcall.env_file local/.env.example "$(ENV_FILE)"
+	@PYTHONPATH=functions:local $(PYTHON) -m rollcall.env_file local/.env.example "$(ENV_FILE)"
 	@PYTHONPATH=local $(PYTHON) -m rollcall.ready --env-file "$(ENV_FILE)" -- $(STACK)
 local-down: docker env ## stop the containers, keep the data
 	$(STACK) down --remove-orphans

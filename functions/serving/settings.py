@@ -1,12 +1,22 @@
 """Read settings from a mapping such as os.environ, and report everything that is wrong with them at once."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
-from urllib.parse import urlsplit
+from pathlib import Path
 
-T = TypeVar("T")
-SSL_MODES = ("disable", "prefer", "require", "verify-full")
+from serving.values import (
+    Form,
+    describe,
+    find_endpoint_fault,
+    find_fault,
+    one_of,
+    split_endpoint,
+    whole_number,
+)
+
+AUTHORITIES = "a file with the certificates of the authorities to trust, in PEM"
+AUTHORITIES_DIRECTORIES = "directories of such certificates, as `openssl rehash` leaves them"
 
 
 class SettingsError(Exception):
@@ -14,7 +24,10 @@ class SettingsError(Exception):
 
 
 class Environment:
-    """Typed access to a mapping of settings that remembers every problem until `check` is called."""
+    """Typed access to a mapping of settings that remembers every problem until `check` is called.
+
+    Each value has the form that `values.FORMS` has for its name.
+    """
 
     def __init__(self, mapping: Mapping[str, str]) -> None:
         self._mapping = mapping
@@ -23,89 +36,66 @@ class Environment:
     def text(self, name: str, default: str | None = None) -> str:
         """Return the value as it is; without a default it is required and may not be empty."""
         value = self._mapping.get(name, "")
-        if value:
-            return value
-        if default is None:
-            self._problems.append(f"{name} is not set")
-            return ""
-        return default
+        if not value:
+            if default is None:
+                self._refuse(f"{name} is not set")
+            return default or ""
+        if fault := find_fault(name, value):
+            self._refuse(fault)
+            return default or ""
+        return value
 
     def integer(self, name: str, default: int, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
         """Return a decimal integer from minimum to maximum."""
+        return int(self._formed(name, whole_number(minimum, maximum)) or default)
 
-        def parse(value: str) -> int:
-            if not (value.isascii() and value.isdigit() and minimum <= int(value) <= maximum):
-                raise ValueError
-            return int(value)
-
-        return self._parsed(name, default, parse, f"a whole number from {minimum} to {maximum}")
+    def number(self, name: str, default: int) -> int:
+        """Return a number whose form `values.FORMS` knows."""
+        return int(self.text(name, "") or default)
 
     def choice(self, name: str, default: str, *, choices: Sequence[str]) -> str:
         """Return one of the choices."""
-
-        def parse(value: str) -> str:
-            if value not in choices:
-                raise ValueError
-            return value
-
-        return self._parsed(name, default, parse, " or ".join(choices))
+        return self._formed(name, one_of(choices)) or default
 
     def url(self, name: str, default: str | None = None) -> str:
-        """Return an http or https address without path, query or credentials, and without a final slash."""
-
-        def parse(value: str) -> str:
-            parts = urlsplit(value)
-            _ = parts.port  # raises ValueError when it is no port
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError
-            if parts.path not in ("", "/") or parts.query or parts.fragment:
-                raise ValueError
-            return value.rstrip("/")
-
-        if default is None and not self.text(name):
+        """Return the address of a store in one spelling: lower case, no usual port, no final slash."""
+        value = self.text(name, default)
+        if not value:
             return ""
-        if "@" in self._mapping.get(name, ""):
-            # Said without the value, which holds a secret.
-            self._problems.append(f"{name} has credentials in it, wanted an address without")
+        scheme, host, port = split_endpoint(value)
+        return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
+
+    def file(self, name: str, check: Callable[[str], None], *, wanted: str) -> str:
+        """Return the path of a file or directory that `check` takes, empty when there is none."""
+        value = self.text(name, "")
+        try:
+            if value:
+                check(value)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it holds none"
+            self._refuse(f"{name} is {value!r}, wanted {wanted}: {reason}")
             return ""
-        return self._parsed(name, default or "", parse, "an address such as http://127.0.0.1:9000")
-
-    def matching(self, name: str, default: str, *, accepts: Callable[[str], bool], wanted: str) -> str:
-        """Return a text that `accepts` is true of; `wanted` says in words what that is."""
-
-        def parse(value: str) -> str:
-            if not accepts(value):
-                raise ValueError
-            return value
-
-        return self._parsed(name, default, parse, wanted)
-
-    def token(self, name: str) -> str:
-        """Return a secret that can stand in a header, empty when there is none."""
-        value = self._mapping.get(name, "")
-        if not (value.isascii() and value.isprintable() and " " not in value):
-            # Said without the value.
-            self._problems.append(f"{name} has characters other than ASCII letters, digits and signs")
         return value
 
     def refuse(self, problem: str) -> None:
         """Remember a problem that lies in more than one setting."""
-        self._problems.append(problem)
+        self._refuse(problem)
 
     def check(self) -> None:
         """Raise SettingsError with every problem found so far."""
         if self._problems:
             raise SettingsError("settings are wrong:\n" + "\n".join(f"  {line}" for line in self._problems))
 
-    def _parsed(self, name: str, default: T, parse: Callable[[str], T], wanted: str) -> T:
-        value = self._mapping.get(name, "")
-        if not value:
-            return default
-        try:
-            return parse(value)
-        except ValueError:
-            self._problems.append(f"{name} is {value!r}, wanted {wanted}")
-            return default
+    def _formed(self, name: str, form: Form) -> str:
+        value = self.text(name, "")
+        if value and not form.accepts(value):
+            self._refuse(describe(name, value, form.wanted))
+            return ""
+        return value
+
+    def _refuse(self, problem: str) -> None:
+        if problem not in self._problems:  # two settings classes may read the same variable
+            self._problems.append(problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +113,24 @@ class PostgresSettings:
     @classmethod
     def from_environment(cls, env: Environment) -> "PostgresSettings":
         """Read PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, PGSSLMODE and PGSSLROOTCERT."""
-        return cls(
+        settings = cls(
             host=env.text("PGHOST"),
-            port=env.integer("PGPORT", 5432, minimum=1, maximum=65535),
+            port=env.number("PGPORT", 5432),
             user=env.text("PGUSER"),
             database=env.text("PGDATABASE"),
-            sslmode=env.choice("PGSSLMODE", "prefer", choices=SSL_MODES),
-            sslrootcert=env.text("PGSSLROOTCERT", ""),
+            sslmode=env.text("PGSSLMODE", "prefer"),
+            sslrootcert=env.file("PGSSLROOTCERT", check_authorities, wanted=AUTHORITIES),
             password=env.text("PGPASSWORD", ""),
         )
+        mode = settings.sslmode
+        if settings.host.startswith("/") and mode in ("require", "verify-full"):
+            env.refuse(f"PGSSLMODE is {mode} but PGHOST is a Unix socket, which has no TLS: wanted disable")
+        if settings.sslrootcert and mode == "require":
+            env.refuse(
+                "PGSSLMODE is require, which does not look at the certificates of PGSSLROOTCERT: wanted "
+                "verify-full, or no PGSSLROOTCERT"
+            )
+        return settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,29 +143,100 @@ class ServingSettings:
 
     @classmethod
     def from_environment(cls, env: Environment) -> "ServingSettings":
-        """Read LOG_LEVEL, API_TOKEN and THREADS (the framework's own: threads of one worker)."""
+        """Read LOG_LEVEL, API_TOKEN and what the framework reads itself: WORKERS and THREADS of each."""
+        env.number("WORKERS", 1)
         return cls(
-            log_level=env.choice("LOG_LEVEL", "info", choices=("debug", "info", "warning", "error")),
-            threads=env.integer("THREADS", 8, minimum=1, maximum=1024),
-            api_token=env.token("API_TOKEN"),
+            log_level=env.text("LOG_LEVEL", "info"),
+            threads=env.number("THREADS", 8),
+            api_token=env.text("API_TOKEN", ""),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """Where the S3-compatible store is; `endpoint` is an http or https address without a path."""
+    """Where the S3-compatible store is; `endpoint` is an http or https address without a path.
+
+    `ca_file` and `ca_dir` hold the authorities to trust; both empty: those of the system.
+    """
 
     endpoint: str
     region: str
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
+    ca_file: str = ""
+    ca_dir: str = ""
 
     @classmethod
-    def from_environment(cls, env: Environment) -> "StoreSettings":
-        """Read MINIO_ENDPOINT, MINIO_REGION, MINIO_ACCESS_KEY and MINIO_SECRET_KEY."""
+    def from_environment(
+        cls, env: Environment, *, keys: tuple[str, str] = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
+    ) -> "StoreSettings":
+        """Read MINIO_ENDPOINT, MINIO_REGION, SSL_CERT_FILE, SSL_CERT_DIR and the variables of the keys."""
+        region = env.text("MINIO_REGION", "us-east-1")
+        ca_file, ca_dir = read_authorities(env)
         return cls(
-            endpoint=env.url("MINIO_ENDPOINT"),
-            region=env.text("MINIO_REGION", "us-east-1"),
-            access_key=env.text("MINIO_ACCESS_KEY"),
-            secret_key=env.text("MINIO_SECRET_KEY"),
+            endpoint=read_endpoint(env, "MINIO_ENDPOINT", region=region),
+            region=region,
+            access_key=env.text(keys[0]),
+            secret_key=env.text(keys[1]),
+            ca_file=ca_file,
+            ca_dir=ca_dir,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSettings:
+    """Where records and pictures are, and where the outputs go."""
+
+    source: str
+    prefix: str
+    output: str
+
+    @classmethod
+    def from_environment(cls, env: Environment) -> "BucketSettings":
+        """Read SOURCE_BUCKET, SOURCE_PREFIX and OUTPUT_BUCKET."""
+        settings = cls(
+            source=env.text("SOURCE_BUCKET", "src-data"),
+            prefix=env.text("SOURCE_PREFIX", ""),
+            output=env.text("OUTPUT_BUCKET", "processed-data"),
+        )
+        if settings.source == settings.output and not settings.prefix:
+            env.refuse(
+                "SOURCE_BUCKET is OUTPUT_BUCKET, whose output.csv would be a record; set a SOURCE_PREFIX"
+            )
+        return settings
+
+
+def read_endpoint(env: Environment, name: str, default: str | None = None, *, region: str) -> str:
+    """Read the address of a store that can be used by path in this region."""
+    endpoint = env.url(name, default)
+    if endpoint and endpoint != default and (fault := find_endpoint_fault(endpoint, region)):
+        env.refuse(f"{name} {fault}")
+    return endpoint
+
+
+def read_authorities(env: Environment) -> tuple[str, str]:
+    """Read SSL_CERT_FILE and SSL_CERT_DIR: whom to trust instead of the authorities of the system."""
+    return (
+        env.file("SSL_CERT_FILE", check_authorities, wanted=AUTHORITIES),
+        env.file("SSL_CERT_DIR", check_authorities_directories, wanted=AUTHORITIES_DIRECTORIES),
+    )
+
+
+def check_authorities(path: str) -> None:
+    """Raise OSError or ValueError when the file cannot be read or holds no certificate in PEM."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=path)
+    except ssl.SSLError as error:  # an OSError whose text is OpenSSL's own
+        raise ValueError from error
+    if not context.cert_store_stats()["x509"]:
+        raise ValueError
+
+
+def check_authorities_directories(path: str) -> None:
+    """Raise OSError or ValueError unless each directory, separated by colons, has a certificate by hash."""
+    for directory in path.split(":"):
+        if not any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", entry.name) for entry in Path(directory).iterdir()):
+            raise ValueError

@@ -10,11 +10,21 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from serving.values import find_fault
+
 MARKER = "generate"  # the value that stands for a secret in the example
 SECRET_LENGTH = 32
 ALPHABET = string.ascii_letters + string.digits
 SECRET, PORT, NUMBER = "a password or key", "a port from 0 to 65535", "a whole number from 1 on"
+LEAST = {
+    "MINIO_ROOT_USER": 3,
+    "MINIO_ROOT_PASSWORD": 8,
+    "_ACCESS_KEY": 3,
+    "_SECRET_KEY": 8,
+}  # that MinIO takes
 _LINE = re.compile(r"(\w+)=(.*)")
+_QUOTED = re.compile(r"""^(["'])(.*)\1$""")
+_SPECIAL = re.compile(r"""[$`"'\\#]""")
 _TO_GENERATE = re.compile(rf"^(\w+)={MARKER}[ \t]*$", re.MULTILINE)
 
 
@@ -51,28 +61,38 @@ def find_problems(text: str, example: str) -> list[str]:
     values = dict(_LINE.findall(example))
     return [
         f"line {number}: {problem}"
-        for number, line in enumerate(text.splitlines(), start=1)
+        for number, line in enumerate(text.split("\n"), start=1)
         if line.strip() and not line.lstrip().startswith("#") and (problem := _check(line, values))
     ]
 
 
 def _check(line: str, example: Mapping[str, str]) -> str:
     """What is wrong with one line; empty when nothing is."""
-    found = _LINE.fullmatch(line.strip())
+    found = _LINE.fullmatch(line.lstrip(" "))
     if not found:
         return f"{line.strip()[:40]!r} is not of the form NAME=value"
-    name, value = found[1], found[2].strip()
+    name, value = found[1], _QUOTED.sub(r"\2", found[2])
     if name not in example:
         return f"{name} is no setting: local/.env.example has all there are"
-    wanted = _wanted(name, example[name])
+    if fault := find_fault(name, value):
+        return fault
+    if special := _SPECIAL.search(value):
+        return f"{name} contains {special[0]}, which Docker Compose and shells read in ways of their own"
+    return _check_kind(name, value, _wanted(name, example[name]))
+
+
+def _check_kind(name: str, value: str, wanted: str) -> str:
+    least = next((least for end, least in LEAST.items() if name.endswith(end)), 1)
     right = {
         SECRET: value not in ("", MARKER),
         PORT: value.isdecimal() and int(value) <= 65535,
         NUMBER: value.isdecimal() and int(value) > 0,
     }
-    if right.get(wanted, True):
-        return ""
-    return f"{name} is {value!r}, wanted {wanted}" if value else f"{name} has no value, wanted {wanted}"
+    if not right.get(wanted, True):
+        return f"{name} is {value!r}, wanted {wanted}" if value else f"{name} has no value, wanted {wanted}"
+    if wanted == SECRET and len(value) < least:
+        return f"{name} has fewer than {least} characters, which the object store does not take"
+    return ""
 
 
 def _wanted(name: str, example: str) -> str:
@@ -91,7 +111,8 @@ def main(example: Path, target: Path) -> int:
             write_private(target, fill_in(wanted))
             print(f"{target} is written, with new passwords and keys")
             return 0
-        text, added = add_missing(target.read_text(encoding="utf-8"), wanted)
+        with target.open(encoding="utf-8", newline="") as file:  # as it is, with its line ends
+            text, added = add_missing(file.read(), wanted)
         problems = find_problems(text, wanted)
         if added and not problems:
             write_private(target, text)

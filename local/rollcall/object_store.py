@@ -20,6 +20,8 @@ from minio.credentials.providers import StaticProvider
 from minio.error import InvalidResponseError, MinioAdminException, S3Error, ServerError
 from minio.notificationconfig import NotificationConfig, QueueConfig
 
+from serving.settings import Environment, StoreSettings
+
 EVENTS = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 TIMEOUT = urllib3.Timeout(connect=3, read=20)
 # Answers to a key that the server does not know or a wrong secret; with any other, both are right.
@@ -55,6 +57,15 @@ class ObjectStore:
     endpoint: str
     region: str
     root: Credentials
+    ca_file: str = ""
+    ca_dir: str = ""
+
+    @classmethod
+    def from_environment(cls, env: Environment) -> "ObjectStore":
+        """Read MINIO_ENDPOINT, MINIO_REGION, MINIO_ROOT_USER, MINIO_ROOT_PASSWORD and whom to trust."""
+        store = StoreSettings.from_environment(env, keys=("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD"))
+        root = Credentials(store.access_key, store.secret_key)
+        return cls(store.endpoint, store.region, root, store.ca_file, store.ca_dir)
 
     def client(self, credentials: Credentials) -> Minio:
         """Return an S3 client for these keys."""

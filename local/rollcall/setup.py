@@ -22,8 +22,9 @@ from rollcall.database import DatabaseNotReadyError, DatabaseSetupError
 from rollcall.object_store import Credentials, ObjectStore, StoreNotReadyError, StoreSetupError
 from rollcall.samples import Sample, samples
 from serving.logs import configure, log
-from serving.settings import Environment, PostgresSettings, SettingsError
+from serving.settings import BucketSettings, Environment, PostgresSettings, SettingsError
 
+INFRA = Path(__file__).resolve().parents[2] / "infra"
 WAIT_S = 60  # for each server to answer
 SAMPLE_THREADS = 8
 T = TypeVar("T")
@@ -61,28 +62,26 @@ class SetupSettings:
     def from_env(cls, mapping: Mapping[str, str]) -> "SetupSettings":
         """Read the environment; raises SettingsError with everything that is wrong with it."""
         env = Environment(mapping)
-        has_admin = env.choice("MINIO_ADMIN", "on", choices=("on", "off")) == "on"
+        has_admin = env.text("MINIO_ADMIN", "on") == "on"
+        buckets = BucketSettings.from_environment(env)
         settings = cls(
             postgres=PostgresSettings.from_environment(env),
-            store=ObjectStore(
-                endpoint=env.url("MINIO_ENDPOINT"),
-                region=env.text("MINIO_REGION", "us-east-1"),
-                root=Credentials(env.text("MINIO_ROOT_USER"), env.text("MINIO_ROOT_PASSWORD")),
-            ),
+            store=ObjectStore.from_environment(env),
             users=tuple(
                 _read_user(env, name) for name in ("process-users", "get-data", "uploader") if has_admin
             ),
-            source_bucket=env.text("SOURCE_BUCKET", "src-data"),
-            source_prefix=env.text("SOURCE_PREFIX", ""),
-            output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
+            source_bucket=buckets.source,
+            source_prefix=buckets.prefix,
+            output_bucket=buckets.output,
             events_arn=env.text("EVENTS_ARN", ""),
-            sample_data=env.choice("SAMPLE_DATA", "off", choices=("on", "off")) == "on",
-            infra=Path(env.text("INFRA_DIR", str(Path(__file__).resolve().parents[2] / "infra"))),
+            sample_data=env.text("SAMPLE_DATA", "off") == "on",
+            infra=Path(env.file("INFRA_DIR", _check_infra, wanted="the directory infra") or INFRA),
             passwords={
                 role: env.text(f"{role.upper()}_PGPASSWORD")
                 for role in ("process_users", "get_data", "reader")
             },
         )
+        _check_keys(settings, env)
         env.check()
         return settings
 
@@ -92,7 +91,6 @@ def main() -> int:
     configure("setup", "info")
     try:
         settings = SetupSettings.from_env(os.environ)
-        _check_keys(settings)
         # The lock is held to the end: buckets and users are not to be changed by two at once either.
         _wait_until_ready(lambda: _probe_postgres(settings))
         with database.lock_setup(settings.postgres) as maintenance:
@@ -219,15 +217,20 @@ def _read_user(env: Environment, name: str) -> User:
     return User(name, Credentials(env.text(f"{prefix}_ACCESS_KEY"), env.text(f"{prefix}_SECRET_KEY")))
 
 
-def _check_keys(settings: SetupSettings) -> None:
+def _check_keys(settings: SetupSettings, env: Environment) -> None:
     """Refuse keys that are used twice: one user would have the rights of both."""
     keys = [settings.store.root.access_key, *(user.credentials.access_key for user in settings.users)]
-    repeated = {key for key in keys if keys.count(key) > 1}
+    repeated = {key for key in keys if key and keys.count(key) > 1}
     if repeated:
-        raise SettingsError(
-            "settings are wrong:\n  MINIO_ROOT_USER and the *_ACCESS_KEY variables must all differ, "
+        env.refuse(
+            "MINIO_ROOT_USER and the *_ACCESS_KEY variables must all differ, "
             f"got {', '.join(sorted(repeated))} more than once"
         )
+
+
+def _check_infra(directory: str) -> None:
+    """Raise OSError when what set-up reads is not there."""
+    (Path(directory) / "postgres" / "roles.sql").read_bytes()
 
 
 if __name__ == "__main__":

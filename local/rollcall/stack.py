@@ -11,7 +11,8 @@ from rollcall.ports import HOST, choose_port, is_free
 from rollcall.processes import Program, StartError
 from rollcall.run_directory import RunDirectory
 from rollcall.servers import OWNER, Key, Postgres, Rclone, find_home, script
-from serving.settings import Environment
+from serving.settings import BucketSettings, Environment, read_authorities
+from serving.values import FORMS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 USUAL_DIRECTORY = REPOSITORY / ".run"
@@ -43,6 +44,8 @@ class RunSettings:
     def from_env(cls, mapping: Mapping[str, str]) -> "RunSettings":
         """Reads the environment; SettingsError names everything that is wrong with it."""
         env = Environment(mapping)
+        passed_on = {name: value for name, value in mapping.items() if not NOT_PASSED_ON.fullmatch(name)}
+        buckets = BucketSettings.from_environment(env)
         settings = cls(
             directory=Path(env.text("RUN_DIR", str(USUAL_DIRECTORY))).absolute(),
             gateway_port=env.integer("GATEWAY_PORT", 8080, minimum=0, maximum=65535),
@@ -50,11 +53,15 @@ class RunSettings:
             postgres_port=env.integer("POSTGRES_PORT", 5432, minimum=0, maximum=65535),
             minio_port=env.integer("MINIO_PORT", 9000, minimum=0, maximum=65535),
             pictures_port=env.integer("PICTURES_PORT", 0, minimum=0, maximum=65535),
-            source_bucket=env.text("SOURCE_BUCKET", "src-data"),
-            output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
-            sample_data=env.choice("SAMPLE_DATA", "on", choices=("on", "off")),
-            passed_on={name: value for name, value in mapping.items() if not NOT_PASSED_ON.fullmatch(name)},
+            source_bucket=buckets.source,
+            output_bucket=buckets.output,
+            sample_data=env.text("SAMPLE_DATA", "on"),
+            passed_on=passed_on,
         )
+        # Those of the functions and of the scheduler, before anything starts.
+        for name in FORMS.keys() & passed_on.keys():
+            env.text(name, "")
+        read_authorities(env)
         env.check()
         return settings
 

@@ -3,6 +3,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from rig import REPOSITORY
 
 from rollcall.env_file import fill_in, main
 
@@ -69,6 +70,55 @@ def test_everything_that_is_wrong_is_named_with_its_line(tmp_path: Path, capsys:
         f"{target}: line 7: LEVLE is no setting: local/.env.example has all there are",
     ]
     assert target.read_text() == text
+
+
+def test_windows_line_ends_are_told_for_every_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    example, target = write(tmp_path, "")
+    text = "GATEWAY_PORT=8080\r\nINTERVAL_S=1500\r\n\r\n# so\r\nPOSTGRES_PASSWORD=hunter2\r\nLEVEL=\r\n"
+    target.write_bytes(text.encode())
+    assert main(example, target) == 1
+    err = capsys.readouterr().err
+    ending = "ends with a carriage return, as every line of a file with Windows line ends (CRLF) does"
+    assert err.splitlines() == [
+        f"{target}: line {number}: {name} {ending}"
+        for number, name in ((1, "GATEWAY_PORT"), (2, "INTERVAL_S"), (5, "POSTGRES_PASSWORD"), (6, "LEVEL"))
+    ]
+    assert target.read_bytes() == text.encode()
+
+
+def test_values_that_no_program_would_accept_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    wrong = {
+        "SOURCE_BUCKET": "processed_data",
+        "SOURCE_PREFIX": "/in/",
+        "ON_SOURCE_DELETE": "drop",
+        "LOG_LEVEL": "loud",
+        "API_TOKEN": "hünter2",
+        "EVENTS_TOKEN": "hunter2 ",
+        "MINIO_SECRET_KEY": "hunter2",
+        "MINIO_ROOT_USER": "mi",
+        "POSTGRES_PASSWORD": "hunter$2",
+        "PGPASSWORD": "hunter2\t",
+        "EXPORT_MAX_S": "86401",
+        "SAMPLE_DATA": "yes",
+    }
+    target = tmp_path / ".env"
+    target.write_text("".join(f"{name}={value}\n" for name, value in wrong.items()))
+    assert main(REPOSITORY / "local" / ".env.example", target) == 1
+    err = capsys.readouterr().err
+    assert [line.split()[3] for line in err.splitlines()] == list(wrong)
+    assert "unter" not in err
+
+
+def test_quotes_around_a_value_are_no_part_of_it(tmp_path: Path):
+    example, target = write(
+        tmp_path, "GATEWAY_PORT=\"8080\"\nINTERVAL_S='5'\nPOSTGRES_PASSWORD='a b'\nLEVEL=x\n"
+    )
+    assert main(example, target) == 0
+
+
+def test_the_example_is_accepted(tmp_path: Path):
+    example, target = REPOSITORY / "local" / ".env.example", tmp_path / ".env"
+    assert (main(example, target), main(example, target)) == (0, 0)
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

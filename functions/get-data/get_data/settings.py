@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving.settings import Environment, PostgresSettings, ServingSettings, StoreSettings
+from serving.settings import Environment, PostgresSettings, ServingSettings, StoreSettings, read_endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,8 @@ class Settings:
             serving=ServingSettings.from_environment(env),
             postgres=PostgresSettings.from_environment(env),
             store=store,
-            public_endpoint=env.url("MINIO_PUBLIC_ENDPOINT", store.endpoint),
-            export_max_s=env.integer("EXPORT_MAX_S", 3600, minimum=1, maximum=86_400),
+            public_endpoint=read_endpoint(env, "MINIO_PUBLIC_ENDPOINT", store.endpoint, region=store.region),
+            export_max_s=env.number("EXPORT_MAX_S", 3600),
         )
         env.check()
         return settings

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from process_users.keys import has_control_character
 from process_users.records import RULES_VERSION
-from serving.settings import Environment, PostgresSettings, ServingSettings, StoreSettings
+from serving.settings import BucketSettings, Environment, PostgresSettings, ServingSettings, StoreSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +24,20 @@ class Settings:
     def from_env(cls, mapping: Mapping[str, str]) -> "Settings":
         """Read the settings; raises SettingsError that names each one that is missing or malformed."""
         env = Environment(mapping)
+        serving = ServingSettings.from_environment(env)
+        postgres = PostgresSettings.from_environment(env)
+        store = StoreSettings.from_environment(env)
+        buckets = BucketSettings.from_environment(env)
         settings = cls(
-            serving=ServingSettings.from_environment(env),
-            postgres=PostgresSettings.from_environment(env),
-            store=StoreSettings.from_environment(env),
-            source_bucket=env.text("SOURCE_BUCKET", "src-data"),
-            source_prefix=env.matching(
-                "SOURCE_PREFIX",
-                "",
-                accepts=lambda value: value.endswith("/") and not has_control_character(value),
-                wanted="a text without control characters that ends in /",
-            ),
-            output_bucket=env.text("OUTPUT_BUCKET", "processed-data"),
-            remove_users=env.choice("ON_SOURCE_DELETE", "keep", choices=("keep", "remove")) == "remove",
-            events_token=env.token("EVENTS_TOKEN"),
+            serving=serving,
+            postgres=postgres,
+            store=store,
+            source_bucket=buckets.source,
+            source_prefix=buckets.prefix,
+            output_bucket=buckets.output,
+            remove_users=env.text("ON_SOURCE_DELETE", "keep") == "remove",
+            events_token=env.text("EVENTS_TOKEN", ""),
         )
-        if settings.source_bucket == settings.output_bucket and not settings.source_prefix:
-            env.refuse(
-                "SOURCE_BUCKET is OUTPUT_BUCKET, whose output.csv would be a record; set a SOURCE_PREFIX"
-            )
         env.check()
         return settings
 
