@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import urllib3
 from minio import Minio, MinioAdmin
 from minio.error import MinioAdminException, S3Error
-from pg8000.native import Connection, DatabaseError
+from pg8000.native import Connection, DatabaseError, identifier
 
 DENIED = "42501"  # SQLSTATE insufficient_privilege
 PART_SIZE = 5 * 1024 * 1024
@@ -50,19 +50,22 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "create function f() returns int language sql as 'select 1'": (),
     "create view mine as select 1": (),
     "drop schema public": (),
-    "reassign owned by process_users to get_data": (),
-    "grant pg_write_all_data to get_data": (),
+    "reassign owned by {process_users} to {get_data}": (),
+    "grant pg_write_all_data to {get_data}": (),
     "select * from pg_shadow": (),
     "copy users to '/tmp/users'": (),
     "select lo_import('/etc/passwd')": (),
     "set log_statement = 'all'": (),
+    "select lo_from_bytea(0, 'x')": (),
+    "select lo_create(0)": (),
+    "select pg_try_advisory_lock_shared(1, 2)": (),
     "truncate users": (),
     "drop table users": (),
     "alter table users add column extra text": (),
     "create table mine (a int)": (),
     "create schema mine": (),
     "create role somebody": (),
-    "alter role reader createdb": (),
+    "alter role {reader} createdb": (),
     "select rolpassword from pg_authid": (),
     "select * from schema_migrations": (),
     "copy users to program 'cat'": (),
@@ -85,14 +88,17 @@ def may_run(connection: Connection, statement: str) -> bool:
     return True
 
 
-def read_rights_on_postgres(connect: Callable[[str], Connection]) -> dict[str, tuple[str, ...]]:
-    """Try every statement as every role; returns what STATEMENTS says, as it is."""
+def read_rights_on_postgres(
+    connect: Callable[[str], Connection], prefix: str = "rollcall_"
+) -> dict[str, tuple[str, ...]]:
+    """Try every statement as every role, named with the prefix; returns what STATEMENTS says, as it is."""
+    names = {role: identifier(prefix + role) for role in ("process_users", "get_data", "reader")}
     allowed: dict[str, tuple[str, ...]] = dict.fromkeys(STATEMENTS, ())
-    for role in ("process_users", "get_data", "reader"):
+    for role in names:
         connection = connect(role)
         try:
             for statement in STATEMENTS:
-                if may_run(connection, statement):
+                if may_run(connection, statement.format_map(names)):
                     allowed[statement] += (role,)
         finally:
             connection.close()

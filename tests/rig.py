@@ -15,8 +15,11 @@ from process_users.runs import Counts, begin_run, end_run, record_progress
 from rollcall import database as preparation
 from rollcall.ports import HOST
 from rollcall.processes import Program
+from rollcall.rights import apply_grants
+from rollcall.roles import KINDS, make_roles
 from rollcall.servers import Key, Postgres, Rclone, http_status, minio_s3, rclone_s3, script, serving
 from rollcall.servers import Minio as MinioServer
+from rollcall.session import open_session
 from serving.postgres import Connection
 from serving.settings import Environment, PostgresSettings
 
@@ -31,7 +34,7 @@ NO_STORE = {
     "MINIO_SECRET_KEY": "nothing-at-all",
 }
 AS_IN_IMAGES = {"WORKERS": "2", "THREADS": "8"}
-ROLES = ("process_users", "get_data", "reader")
+ROLE_PREFIX = "rollcall_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Database:
         return {
             "PGHOST": owner.host,
             "PGPORT": str(owner.port),
-            "PGUSER": owner.user if role == "owner" else role,
+            "PGUSER": owner.user if role == "owner" else ROLE_PREFIX + role,
             "PGPASSWORD": owner.password if role == "owner" else self.passwords[role],
             "PGDATABASE": owner.database,
             "PGSSLMODE": owner.sslmode,
@@ -90,20 +93,22 @@ def database_of(server: Postgres, name: str) -> Database:
         sslmode="disable",
         sslrootcert="",
     )
-    return Database(settings, {role: f"{server.password}-{role}" for role in ROLES})
+    return Database(settings, {role: f"{server.password}-{role}" for role in KINDS})
+
+
+def wanted_of(database: Database) -> preparation.Wanted:
+    """Return what set-up makes of a database: the same roles for all databases of the tests on a server."""
+    folder = REPOSITORY / "infra" / "postgres"
+    return preparation.Wanted(database.settings, make_roles(ROLE_PREFIX, database.passwords), folder)
 
 
 def prepare_database(server: Postgres, name: str) -> Database:
     """Create a database with roles and tables, as set-up does it."""
     database = database_of(server, name)
-    with preparation.lock_setup(database.settings) as maintenance:
+    wanted = wanted_of(database)
+    with preparation.lock_setup(wanted) as maintenance:
         preparation.create_database(maintenance, name)
-    with preparation.open_connection(database.settings) as connection:
-        preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
-        preparation.set_passwords(connection, database.passwords)
-    preparation.migrate(database.settings, REPOSITORY / "infra" / "postgres" / "migrations")
-    with preparation.open_connection(database.settings) as connection:
-        preparation.apply_grants(connection, REPOSITORY / "infra" / "postgres" / "grants.sql")
+        preparation.prepare(wanted)
     return database
 
 
@@ -114,11 +119,12 @@ def clone_database(server: Postgres, template: str) -> Iterator[Database]:
     name = identifier(database.settings.database)
     maintenance = database_of(server, "postgres")
     maintenance.run(f"create database {name} template {template}")
-    with preparation.open_connection(database.settings) as connection:
+    wanted = wanted_of(database)
+    with open_session(database.settings) as session:
         # A clone has no rights of its template's; these are given to the database itself.
-        preparation.apply_roles(connection, REPOSITORY / "infra" / "postgres" / "roles.sql")
+        apply_grants(session, wanted.folder / "grants.sql", wanted.roles)
         # Two clones are not to be taken for one: see the column.
-        connection.run("update state set lineage = gen_random_uuid()")
+        session.run("update state set lineage = gen_random_uuid()")
     yield database
     maintenance.run(f"drop database {name} with (force)")
 

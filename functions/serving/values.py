@@ -148,6 +148,11 @@ def is_url(text: str) -> bool:
     return bool(_URL.fullmatch(text)) and is_endpoint("/".join(text.split("/", 3)[:3]))
 
 
+def is_role_prefix(text: str) -> bool:
+    """True for what the names of Postgres roles may begin with; `process_users` may come after it."""
+    return len(text.encode()) <= 50 and "$" not in text and not text.startswith("pg_")
+
+
 def is_postgres_host(text: str) -> bool:
     """True for a host, or the directory of a Unix socket whose path is short enough."""
     if text.startswith("/"):
@@ -239,6 +244,8 @@ USER_SECRET = Form(
 )
 PORT = whole_number(1, 65535)
 
+ROLE_PREFIX = Form("at most 50 bytes that do not begin with pg_ and hold no $", is_role_prefix)
+SESSIONS = whole_number(1, 262_143)
 FORMS = {
     "PGHOST": HOST,
     "PGPORT": PORT,
@@ -265,6 +272,11 @@ FORMS = {
     "PROCESS_INTERVAL_S": whole_number(1, 7 * 24 * 3600),
     "SAMPLE_DATA": one_of(("on", "off")),
     "MINIO_ADMIN": one_of(("on", "off")),
+    "POSTGRES_DEDICATED": one_of(("on", "off")),
+    "ROLE_PREFIX": ROLE_PREFIX,
+    "PROCESS_USERS_SESSIONS": SESSIONS,
+    "GET_DATA_SESSIONS": SESSIONS,
+    "READER_SESSIONS": SESSIONS,
     "MINIO_ROOT_USER": ACCESS_KEY,
     "MINIO_ROOT_PASSWORD": SECRET_KEY,
     "PROCESS_USERS_ACCESS_KEY": USER_KEY,

@@ -1,10 +1,18 @@
--- What the roles may do with the tables. Set-up runs this after the migrations, each time, in one transaction: these
--- rights hold afterwards, whatever was granted before. Set-up puts the role's name for :"process_users" and the like.
+-- What the roles may do in this database. Set-up runs this after the migrations, each time, in one transaction: these
+-- rights hold afterwards, whatever was granted before. Set-up puts the name in place of :"database", and in place of
+-- :"process_users", :"get_data" and :"reader" those of this installation's roles.
+
+revoke all on database :"database" from public, :"process_users", :"get_data", :"reader";
+grant connect on database :"database" to :"process_users", :"get_data", :"reader";
+grant temporary on database :"database" to :"process_users";  -- to load a batch with COPY
+
+revoke create on schema public from public;
+revoke all on schema public from :"process_users", :"get_data", :"reader";
+grant usage on schema public to :"process_users", :"get_data", :"reader";
 
 revoke all on all tables in schema public from public, :"process_users", :"get_data", :"reader";
 revoke all on all sequences in schema public from public, :"process_users", :"get_data", :"reader";
 revoke all on all functions in schema public from public, :"process_users", :"get_data", :"reader";
-grant usage on schema public to :"process_users", :"get_data", :"reader";
 
 grant select on users, ledger, rejects, due, state, runs to :"reader";
 grant select on users, rejects, due, state, runs to :"get_data";
@@ -21,6 +29,20 @@ do $$
 begin
     if current_setting('server_version_num')::int >= 170000 then
         grant maintain on users, ledger to :"process_users";
+    end if;
+end
+$$;
+
+-- Everybody may write large objects, which fill the disk. Only a superuser can keep the roles from that.
+do $$
+declare
+    function regprocedure;
+begin
+    if (select rolsuper from pg_roles where rolname = current_user) then
+        for function in select oid from pg_proc where pronamespace = 'pg_catalog'::regnamespace
+                                                  and proname ~ '^(lo_|lo(read|write)$)' loop
+            execute format('revoke execute on function %s from public', function);
+        end loop;
     end if;
 end
 $$;

@@ -1,4 +1,4 @@
-"""Prepare the database: create it, then its roles, their passwords and its tables; repeatable."""
+"""Prepare the database: create it, then its roles, tables and rights; repeatable."""
 
 import os
 import re
@@ -6,109 +6,165 @@ import shutil
 import subprocess
 import sysconfig
 import time
-from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import LiteralString
 from urllib.parse import quote, urlencode
 
-from pg8000.native import DatabaseError, identifier, literal
-from scramp import ScramMechanism
+from pg8000.native import identifier
 
-from serving.postgres import Connection, DatabaseUnavailableError
+from rollcall import rights, roles
+from rollcall.roles import Roles
+from rollcall.session import DatabaseNotReadyError, DatabaseSetupError, Session, open_session
 from serving.settings import PostgresSettings
 
 MAINTENANCE_DATABASE = "postgres"  # where a database can be created from, and what every set-up can lock in
 LOCK = 7_205_759_403  # any number, the same for every set-up of this cluster of databases
 LOCK_TIMEOUT_S = 300
 LOCK_POLL_S = 0.2
-# SQLSTATEs of a server that is starting, stopping or out of connections: worth waiting for.
-_PASSING_CODES = ("53300", "57P01", "57P02", "57P03")
+# Failures of dbmate that another attempt may not meet: see _PASSING_CODES of a session.
+_PASSING_FAILURE = re.compile(
+    "too many clients|connection slots|the database system is|connection refused|connection reset|broken pipe"
+    "|unexpected EOF|bad connection|i/o timeout|canceling statement|deadlock detected|tuple concurrently"
+)
+# Settings of which an administrator's own value would stop a migration, with their usual values.
+_USUAL = {
+    "default_transaction_read_only": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
+}
+OLDEST_VERSION = 14
 
 
-class DatabaseSetupError(Exception):
-    """The database cannot be prepared, and waiting would not help; the message says why."""
+# What would make set-up, or the functions after it, fail: a sentence each, with the statement that mends it.
+_PROBLEMS: LiteralString = """
+select format('its encoding is %s: make it anew with encoding ''UTF8'' template template0', charset)
+from pg_database, pg_encoding_to_char(encoding) as charset
+where datname = current_database() and charset <> 'UTF8'
+union all
+select format('it belongs to %1$s, and %2$I may not act for %1$s; have this run by %1$s or a superuser: '
+              'alter database %3$I owner to %2$I', datdba::regrole, current_user, datname)
+from pg_database
+where datname = current_database() and not pg_has_role(datdba, 'usage')
+union all
+select format('%I may not create in schema public; have this run by %s: grant create on schema public to %I',
+              current_user, nspowner::regrole, current_user)
+from pg_namespace
+where nspname = 'public' and not has_schema_privilege(oid, 'create')
+union all
+select format('table %s belongs to %s; have this run by a superuser: alter table %s owner to %I',
+              oid::regclass, relowner::regrole, oid::regclass, current_user)
+from pg_class
+where relnamespace = to_regnamespace('public') and relkind in ('r', 'p', 'v')
+  and not pg_has_role(relowner, 'usage')
+union all
+select format('row security hides rows of table %s: alter table %s disable row level security',
+              oid::regclass, oid::regclass)
+from pg_class
+where relnamespace = to_regnamespace('public') and relrowsecurity
+"""
 
 
-class DatabaseNotReadyError(Exception):
-    """Postgres does not answer yet; the message says what was tried."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What set-up makes of a server: one database with these roles, migrations and rights."""
+
+    settings: PostgresSettings  # of the owner
+    roles: Roles
+    folder: Path  # infra/postgres
+    is_dedicated: bool = False  # the server is Rollcall's alone
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What set-up had to change, by name; nothing when all was as wanted."""
+
+    roles: list[str]
+    migrations: list[str]
+    passwords: list[str]
+    former: dict[str, list[str]]
 
 
 @contextmanager
-def open_connection(settings: PostgresSettings) -> Iterator[Connection]:
-    """Open a session for the block; what Postgres refuses, in the block too, becomes a DatabaseSetupError."""
-    where = f"Postgres at {settings.host}:{settings.port}, database {settings.database}"
-    try:
-        connection = Connection(settings, application_name="rollcall-setup")
-        try:
-            yield connection
-        finally:
-            connection.close()
-    except (DatabaseUnavailableError, DatabaseError) as error:
-        cause = error.__cause__ if isinstance(error, DatabaseUnavailableError) else error
-        if isinstance(cause, DatabaseError) and _code(cause) not in _PASSING_CODES:
-            raise DatabaseSetupError(f"{where} refuses {settings.user}: {_message(cause)}") from error
-        raise DatabaseNotReadyError(f"{where} cannot be reached: {_message(cause)}") from error
-
-
-@contextmanager
-def lock_setup(settings: PostgresSettings) -> Iterator[Connection]:
+def lock_setup(wanted: Wanted) -> Iterator[Session]:
     """Hold the lock that keeps every other set-up on this server out, and lend the session that holds it.
 
-    The lock is taken in the maintenance database: locks are a database's own, but roles are shared by all.
+    The lock is taken in the maintenance database, so that two set-ups do not create the same database.
     """
-    with open_connection(replace(settings, database=MAINTENANCE_DATABASE)) as connection:
+    with open_session(find_maintenance(wanted.settings)) as session:
         deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while not connection.run("select pg_try_advisory_lock(cast(:lock as bigint))", lock=LOCK)[0][0]:
+        while not session.run("select pg_try_advisory_lock(cast(:lock as bigint))", lock=LOCK)[0][0]:
             if time.monotonic() > deadline:
                 raise DatabaseSetupError(f"another set-up has held its lock for {LOCK_TIMEOUT_S} s")
+            _end_impostors(session, wanted.roles)
             time.sleep(LOCK_POLL_S)
-        yield connection
+        yield session
 
 
-def create_database(maintenance: Connection, name: str) -> bool:
-    """Create the database if it is missing; true when it was."""
+def find_maintenance(settings: PostgresSettings) -> PostgresSettings:
+    """Return the database to create others from: `postgres`, or the wanted one where that is closed to us."""
+    maintenance = replace(settings, database=MAINTENANCE_DATABASE)
+    try:
+        with open_session(maintenance):
+            return maintenance
+    except DatabaseSetupError as refused:
+        try:
+            with open_session(settings):
+                return settings
+        except DatabaseSetupError:
+            raise refused from None
+
+
+def create_database(maintenance: Session, name: str) -> bool:
+    """Create the database if it is missing; true when it was. Refuses a server that cannot be used."""
+    problem = find_server_problem(
+        maintenance.version, is_standby=maintenance.run("select pg_is_in_recovery()")[0][0]
+    )
+    if problem:
+        raise DatabaseSetupError(problem)
     if maintenance.run("select from pg_database where datname = :name", name=name):
         return False
-    # Literal: the name is quoted by the driver.
-    maintenance.run(
-        cast(LiteralString, f"create database {identifier(name)} encoding 'UTF8' template template0")
-    )
+    maintenance.order(f"create database {identifier(name)} encoding 'UTF8' template template0")
     return True
 
 
-def apply_roles(connection: Connection, roles_sql: Path) -> None:
-    """Run roles.sql in the database that the connection is to."""
-    # Literal: a file of this repository.
-    connection.run(cast(LiteralString, roles_sql.read_text(encoding="utf-8")))
+def find_server_problem(version: int, *, is_standby: bool) -> str:
+    """Say why a server cannot be used; empty when it can."""
+    if version // 10000 < OLDEST_VERSION:
+        number = f"{version // 10000}.{version % 10000}"
+        return f"the server is PostgreSQL {number}, wanted {OLDEST_VERSION} or later"
+    return "the server is a standby, which cannot be written to: set up its primary" if is_standby else ""
 
 
-def apply_grants(connection: Connection, grants_sql: Path) -> None:
-    """Run grants.sql, after the migrations: the rights on tables that it names are then the only ones."""
-    text = re.sub(r':"(\w+)"', lambda found: identifier(found[1]), grants_sql.read_text(encoding="utf-8"))
-    with connection.transaction():
-        # Literal: a file of this repository, names quoted by the driver.
-        connection.run(cast(LiteralString, text))
+def prepare(wanted: Wanted) -> Changes:
+    """Give the database its roles, tables and rights, and check that the roles can work; hold the lock."""
+    settings, migrations = wanted.settings, wanted.folder / "migrations"
+    with open_session(settings) as session:
+        if session.run("select to_regnamespace('public') is null")[0][0]:
+            session.order("create schema public")
+        _check_database(session, migrations)
+        changed_roles = roles.put_roles(session, wanted.roles)
+        parameters = _find_parameters(session)
+    applied = migrate(settings, migrations, parameters)
+    with open_session(settings) as session:
+        rights.apply_grants(session, wanted.folder / "grants.sql", wanted.roles)
+        if wanted.is_dedicated:
+            rights.keep_to_this_database(session, wanted.roles)
+            roles.reserve_sessions(session, wanted.roles)
+        passwords = roles.put_passwords(session, wanted.roles, settings)
+        former = roles.remove_former_roles(session, wanted.roles)
+        rights.check_rights(session, wanted.roles, settings)
+    return Changes(changed_roles, applied, passwords, former)
 
 
-def set_passwords(connection: Connection, passwords: Mapping[str, str]) -> list[str]:
-    """Give roles their passwords where they have others; returns the names of those changed."""
-    stored = _stored_verifiers(connection)
-    changed = [role for role, password in passwords.items() if not _verifies(stored.get(role), password)]
-    for role in changed:
-        verifier = _build_verifier(passwords[role])
-        # The verifier, so that the password itself never reaches the server or its logs.
-        # Literal: name and verifier are quoted by the driver.
-        connection.run(cast(LiteralString, f"alter role {identifier(role)} password {literal(verifier)}"))
-    return changed
-
-
-def migrate(settings: PostgresSettings, migrations: Path) -> list[str]:
+def migrate(settings: PostgresSettings, migrations: Path, parameters: Mapping[str, str]) -> list[str]:
     """Bring the tables up to date with dbmate; returns the names of the migrations applied."""
     # Only what dbmate needs: its driver refuses PG variables that it does not know.
-    environment = {"PATH": os.environ.get("PATH", ""), "DATABASE_URL": build_url(settings)}
+    environment = {"PATH": os.environ.get("PATH", ""), "DATABASE_URL": build_url(settings, parameters)}
     command = [_find_dbmate(), "--migrations-dir", str(migrations), "--no-dump-schema", "migrate"]
     # S603: no shell, and nothing in the command comes from outside.
     done = subprocess.run(
@@ -121,15 +177,20 @@ def migrate(settings: PostgresSettings, migrations: Path) -> list[str]:
         check=False,
     )
     if done.returncode != 0:
-        raise DatabaseSetupError(f"dbmate failed: {(done.stderr or done.stdout).strip()}")
+        reason = (done.stderr or done.stdout).strip()
+        failure = DatabaseNotReadyError if _PASSING_FAILURE.search(reason) else DatabaseSetupError
+        raise failure(f"dbmate failed: {reason}")
     return [
         line.removeprefix("Applying: ") for line in done.stdout.splitlines() if line.startswith("Applying: ")
     ]
 
 
-def build_url(settings: PostgresSettings) -> str:
-    """Build the address that dbmate's driver takes; a directory as host means a Unix socket."""
-    parameters = {"host": settings.host, "port": str(settings.port), "sslmode": settings.sslmode}
+def build_url(settings: PostgresSettings, session: Mapping[str, str]) -> str:
+    """Build the address that dbmate's driver takes; a directory as host means a Unix socket.
+
+    `session` are settings of Postgres for the session.
+    """
+    parameters = {"host": settings.host, "port": str(settings.port), "sslmode": settings.sslmode, **session}
     if settings.sslrootcert:
         parameters["sslrootcert"] = settings.sslrootcert
     user = quote(settings.user, safe="")
@@ -137,9 +198,9 @@ def build_url(settings: PostgresSettings) -> str:
     return f"postgres://{user}{password}@/{quote(settings.database, safe='')}?{urlencode(parameters)}"
 
 
-def is_never_used(connection: Connection) -> bool:
+def is_never_used(session: Session) -> bool:
     """True when no run was ever started on this database."""
-    return not connection.run("select from runs limit 1")
+    return not session.run("select from runs limit 1")
 
 
 def _find_dbmate() -> str:
@@ -151,37 +212,49 @@ def _find_dbmate() -> str:
     return found
 
 
-def _stored_verifiers(connection: Connection) -> dict[str, str]:
-    """Read what the server keeps of each password; empty where only a superuser may."""
-    if not connection.run("select has_table_privilege('pg_authid', 'select')")[0][0]:
-        return {}
-    rows = connection.run("select rolname, rolpassword from pg_authid where rolpassword is not null")
-    return dict(rows)
-
-
-def _verifies(verifier: str | None, password: str) -> bool:
-    """True when the verifier (SCRAM-SHA-256$<iterations>:<salt>$<keys>) was made from this password."""
-    if verifier is None or not verifier.startswith("SCRAM-SHA-256$"):
-        return False
-    iterations, salt = verifier.split("$")[1].split(":")
-    return verifier == _build_verifier(password, salt=b64decode(salt), iterations=int(iterations))
-
-
-def _build_verifier(password: str, *, salt: bytes | None = None, iterations: int = 4096) -> str:
-    mechanism = ScramMechanism("SCRAM-SHA-256")
-    salt, stored_key, server_key, _ = mechanism.make_auth_info(
-        password, iteration_count=iterations, salt=salt
+def _end_impostors(session: Session, wanted: Roles) -> None:
+    """End sessions of our own roles that hold the lock of set-up: any session may take it, to keep us out."""
+    session.run(
+        "select pg_terminate_backend(pid) from pg_locks join pg_stat_activity using (pid) "
+        "where locktype = 'advisory' and granted "
+        "and (cast(classid as bigint) << 32) + cast(objid as bigint) = cast(:lock as bigint) "
+        "and usename = any(cast(:roles as text[]))",
+        lock=LOCK,
+        roles=[role.name for role in wanted.values()],
     )
-    encoded = [b64encode(part).decode() for part in (salt, stored_key, server_key)]
-    return f"SCRAM-SHA-256${iterations}:{encoded[0]}${encoded[1]}:{encoded[2]}"
 
 
-def _code(error: DatabaseError) -> str:
-    answer = error.args[0] if error.args else None
-    return answer.get("C", "") if isinstance(answer, dict) else ""
+def _check_database(session: Session, migrations: Path) -> None:
+    """Refuse a database that holds other things, or that would not work; nothing is changed in it."""
+    problems = [problem for (problem,) in session.run(_PROBLEMS)] or _find_strangers(session, migrations)
+    if problems:
+        raise DatabaseSetupError(f"database {session.database} cannot be used:\n  " + "\n  ".join(problems))
 
 
-def _message(error: BaseException | None) -> str:
-    """Say what went wrong in the words of the server or the system."""
-    answer = error.args[0] if isinstance(error, DatabaseError) and error.args else None
-    return answer.get("M", "") if isinstance(answer, dict) else str(error or "no answer")
+def _find_strangers(session: Session, migrations: Path) -> list[str]:
+    """Say so when there are tables that no set-up has made."""
+    names = session.run(
+        "select oid::regclass::text from pg_class "
+        "where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f') "
+        "and not exists (select from pg_depend where objid = pg_class.oid and deptype = 'e') order by 1"
+    )
+    found = [name for (name,) in names]
+    applied: list[str] = []
+    if "schema_migrations" in found:
+        applied = [version for (version,) in session.run("select version from public.schema_migrations")]
+    ours = {file.name.partition("_")[0] for file in migrations.iterdir()}
+    if not found or ours & set(applied) or (found == ["schema_migrations"] and not applied):
+        return []
+    return [
+        f"it holds tables that are not Rollcall's ({', '.join(found[:5])}): name another one in PGDATABASE"
+    ]
+
+
+def _find_parameters(session: Session) -> dict[str, str]:
+    """Return the settings that dbmate has to ask for: none if all is as usual, since proxies refuse them."""
+    found = dict(session.run("select name, reset_val from pg_settings where context = 'user'"))
+    parameters = {name: value for name, value in _USUAL.items() if found.get(name, value) != value}
+    has_own_schema = session.run("select to_regnamespace(quote_ident(current_user)) is not null")[0][0]
+    if has_own_schema or found["search_path"] != '"$user", public':
+        parameters["search_path"] = "public"
+    return parameters

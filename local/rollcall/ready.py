@@ -203,12 +203,13 @@ def describe_failure(container: Container) -> str:
 
 
 def keep_env_file_true(env_file: Path, containers: Sequence[Container]) -> bool:
-    """Let the settings file name the ports that are really in use, for others; True when it did not."""
+    """Let the settings file name the ports and the role that others can use now; True when it did not."""
     ports = {port: address for container in containers for port, address in container.ports.items()}
     text = env_file.read_text(encoding="utf-8")
     new = set_variable(text, "ROLLCALL_URL", f"http://{ports['8080/tcp']}")
     new = set_variable(new, "MINIO_ENDPOINT", f"http://{ports['9000/tcp']}")
     new = set_variable(new, "PGPORT", ports["5432/tcp"].rpartition(":")[2])
+    new = set_variable(new, "PGUSER", "rollcall_reader")  # a file of an earlier release has another name
     if new != text:
         env_file.write_text(new, encoding="utf-8")
     return new != text

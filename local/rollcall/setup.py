@@ -10,22 +10,31 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from minio import Minio
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import (
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential,
+    wait_fixed,
+)
 
 from rollcall import database, object_store
-from rollcall.database import DatabaseNotReadyError, DatabaseSetupError
 from rollcall.object_store import Credentials, ObjectStore, StoreNotReadyError, StoreSetupError
+from rollcall.roles import read_roles
 from rollcall.samples import Sample, samples
+from rollcall.session import DatabaseNotReadyError, DatabaseSetupError, open_session
 from serving.logs import configure, log
 from serving.settings import BucketSettings, Environment, PostgresSettings, SettingsError
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 WAIT_S = 60  # for each server to answer
+ATTEMPTS = 6  # over half a minute, at what a server that answers may be disturbed in
 SAMPLE_THREADS = 8
 T = TypeVar("T")
 
@@ -47,7 +56,7 @@ class User:
 class SetupSettings:
     """Where the servers are, who administers them, and who is to use them."""
 
-    postgres: PostgresSettings
+    database: database.Wanted
     store: ObjectStore
     users: tuple[User, ...]  # empty: the server has no admin API
     source_bucket: str
@@ -56,7 +65,6 @@ class SetupSettings:
     events_arn: str  # the server's target of notifications; empty: none are sent
     sample_data: bool
     infra: Path
-    passwords: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def from_env(cls, mapping: Mapping[str, str]) -> "SetupSettings":
@@ -64,8 +72,15 @@ class SetupSettings:
         env = Environment(mapping)
         has_admin = env.text("MINIO_ADMIN", "on") == "on"
         buckets = BucketSettings.from_environment(env)
+        postgres = PostgresSettings.from_environment(env)
+        infra = Path(env.file("INFRA_DIR", _check_infra, wanted="the directory infra") or INFRA)
         settings = cls(
-            postgres=PostgresSettings.from_environment(env),
+            database=database.Wanted(
+                settings=postgres,
+                roles=read_roles(env, postgres.database),
+                folder=infra / "postgres",
+                is_dedicated=env.text("POSTGRES_DEDICATED", "off") == "on",
+            ),
             store=ObjectStore.from_environment(env),
             users=tuple(
                 _read_user(env, name) for name in ("process-users", "get-data", "uploader") if has_admin
@@ -75,11 +90,7 @@ class SetupSettings:
             output_bucket=buckets.output,
             events_arn=env.text("EVENTS_ARN", ""),
             sample_data=env.text("SAMPLE_DATA", "off") == "on",
-            infra=Path(env.file("INFRA_DIR", _check_infra, wanted="the directory infra") or INFRA),
-            passwords={
-                role: env.text(f"{role.upper()}_PGPASSWORD")
-                for role in ("process_users", "get_data", "reader")
-            },
+            infra=infra,
         )
         _check_keys(settings, env)
         env.check()
@@ -91,17 +102,20 @@ def main() -> int:
     configure("setup", "info")
     try:
         settings = SetupSettings.from_env(os.environ)
-        # The lock is held to the end: buckets and users are not to be changed by two at once either.
         _wait_until_ready(lambda: _probe_postgres(settings))
-        with database.lock_setup(settings.postgres) as maintenance:
-            created = database.create_database(maintenance, settings.postgres.database)
-            log("setup.database", name=settings.postgres.database, created=created)
-            _prepare_database(settings)
-            client = _wait_until_ready(lambda: _probe_store(settings.store))
-            with settings.store.errors():
-                _prepare_buckets(settings, client)
-                _prepare_users(settings)
-                _put_samples(settings, client)
+        client = _wait_until_ready(lambda: _probe_store(settings.store))
+        # What disturbed it on the way may be over; each step may be done again.
+        for attempt in Retrying(
+            retry=retry_if_exception_type((DatabaseNotReadyError, StoreNotReadyError)),
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=wait_exponential(),
+            before_sleep=lambda state: log(
+                "setup.again", detail=str(state.outcome and state.outcome.exception())
+            ),
+            reraise=True,
+        ):
+            with attempt:
+                _set_up(settings, client)
     except (
         SettingsError,
         DatabaseSetupError,
@@ -115,16 +129,28 @@ def main() -> int:
     return 0
 
 
+def _set_up(settings: SetupSettings, client: Minio) -> None:
+    """Hold the lock to the end: buckets and users are not to be changed by two at once either."""
+    with database.lock_setup(settings.database) as maintenance:
+        name = settings.database.settings.database
+        log("setup.database", name=name, created=database.create_database(maintenance, name))
+        _prepare_database(settings)
+        with settings.store.errors():
+            _prepare_buckets(settings, client)
+            _prepare_users(settings)
+            _put_samples(settings, client)
+
+
 def _prepare_database(settings: SetupSettings) -> None:
-    """Make the roles, the tables, and the rights of the roles on the tables."""
-    with database.open_connection(settings.postgres) as connection:
-        database.apply_roles(connection, settings.infra / "postgres" / "roles.sql")
-        changed = database.set_passwords(connection, settings.passwords)
-        log("setup.roles", passwords_changed=changed)
-    applied = database.migrate(settings.postgres, settings.infra / "postgres" / "migrations")
-    log("setup.migrations", applied=applied)
-    with database.open_connection(settings.postgres) as connection:
-        database.apply_grants(connection, settings.infra / "postgres" / "grants.sql")
+    changes = database.prepare(settings.database)
+    log("setup.migrations", applied=changes.migrations)
+    log("setup.roles", changed=changes.roles, passwords_changed=changes.passwords)
+    if any(changes.former.values()):
+        log(
+            "setup.former_roles",
+            removed=changes.former["removed"],
+            left_without_rights=changes.former["left"],
+        )
 
 
 def _prepare_buckets(settings: SetupSettings, client: Minio) -> None:
@@ -161,8 +187,8 @@ def _put_samples(settings: SetupSettings, client: Minio) -> None:
         return
     wanted = {settings.source_prefix + sample.key: sample for sample in samples()}
     present = {found.object_name for found in client.list_objects(settings.source_bucket, recursive=True)}
-    with database.open_connection(settings.postgres) as connection:
-        if not database.is_never_used(connection) or not present <= wanted.keys():
+    with open_session(settings.database.settings) as session:
+        if not database.is_never_used(session) or not present <= wanted.keys():
             log("setup.samples", put=0)
             return
     missing = [key for key in wanted if key not in present]
@@ -182,8 +208,7 @@ def _put_sample(client: Minio, bucket: str, key: str, sample: Sample) -> None:
 
 
 def _probe_postgres(settings: SetupSettings) -> None:
-    with database.open_connection(replace(settings.postgres, database=database.MAINTENANCE_DATABASE)):
-        pass
+    database.find_maintenance(settings.database.settings)
 
 
 def _probe_store(store: ObjectStore) -> Minio:
@@ -230,7 +255,7 @@ def _check_keys(settings: SetupSettings, env: Environment) -> None:
 
 def _check_infra(directory: str) -> None:
     """Raise OSError when what set-up reads is not there."""
-    (Path(directory) / "postgres" / "roles.sql").read_bytes()
+    (Path(directory) / "postgres" / "grants.sql").read_bytes()
 
 
 if __name__ == "__main__":

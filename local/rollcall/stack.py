@@ -18,6 +18,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 USUAL_DIRECTORY = REPOSITORY / ".run"
 REGION = "us-east-1"
 DATABASE = "rollcall"
+# Keep sessions for the functions, and soon end logins that are never finished: neither is to shut them out.
+DEDICATED = {"reserved_connections": "50", "authentication_timeout": "10s"}
 # What a user's environment may say about other programs, and must not say about ours.
 NOT_PASSED_ON = re.compile(
     r"(PG|MINIO_|AWS_|RCLONE_|DBMATE_|DATABASE_URL|PYTHON|FUNCTION_|GUNICORN_|XDG_|GATEWAY_|LC_|LANG)\w*"
@@ -130,6 +132,7 @@ class Stack:
             port=self.ports.postgres,
             password=self.secrets["POSTGRES_PASSWORD"],
             log=self.directory.log("postgres"),
+            options=DEDICATED,
         )
 
     def s3(self) -> Rclone:
@@ -167,6 +170,7 @@ class Stack:
                 "MINIO_ROOT_USER": root.access,
                 "MINIO_ROOT_PASSWORD": root.secret,
                 "MINIO_ADMIN": "off",
+                "POSTGRES_DEDICATED": "on",
                 "SAMPLE_DATA": self.settings.sample_data,
                 **{
                     name: value
@@ -183,7 +187,7 @@ class Stack:
     def process_users(self) -> Program:
         """The function that reads the bucket."""
         settings = {
-            **self._database("process_users", "PROCESS_USERS_PGPASSWORD"),
+            **self._database(f"{DATABASE}_process_users", "PROCESS_USERS_PGPASSWORD"),
             **self._store(self._key("PROCESS_USERS")),
         }
         return self._function("process-users", self.ports.process_users, settings)
@@ -191,7 +195,7 @@ class Stack:
     def get_data(self) -> Program:
         """The function that answers people."""
         settings = {
-            **self._database("get_data", "GET_DATA_PGPASSWORD"),
+            **self._database(f"{DATABASE}_get_data", "GET_DATA_PGPASSWORD"),
             **self._store(self._key("GET_DATA")),
             "MINIO_ENDPOINT": f"http://{HOST}:{self.ports.pictures}",
         }
@@ -220,7 +224,7 @@ class Stack:
             **self._store(self._key("UPLOADER")),
             "SOURCE_BUCKET": self.settings.source_bucket,
             "OUTPUT_BUCKET": self.settings.output_bucket,
-            **self._database("reader", "READER_PGPASSWORD"),
+            **self._database(f"{DATABASE}_reader", "READER_PGPASSWORD"),
         }
 
     def _function(self, name: str, port: int, settings: Mapping[str, str]) -> Program:
@@ -257,11 +261,11 @@ class Stack:
         }
         return Program(name=name, argv=argv, env=env, log=self.directory.log(name), cwd=cwd)
 
-    def _database(self, role: str, password: str) -> dict[str, str]:
+    def _database(self, user: str, password: str) -> dict[str, str]:
         return {
             "PGHOST": HOST,
             "PGPORT": str(self.ports.postgres),
-            "PGUSER": role,
+            "PGUSER": user,
             "PGPASSWORD": self.secrets[password],
             "PGDATABASE": DATABASE,
             "PGSSLMODE": "disable",  # the packaged PostgreSQL is built without TLS

@@ -269,7 +269,7 @@ def test_each_role_may_do_its_work_and_no_more(compose: Compose) -> None:
 
     def connect(role: str) -> Connection:
         return Connection(
-            role, host="127.0.0.1", port=int(env["PGPORT"]), database="rollcall",
+            f"rollcall_{role}", host="127.0.0.1", port=int(env["PGPORT"]), database="rollcall",
             password=passwords[role], ssl_context=False,
         )  # fmt: skip
 
@@ -325,7 +325,7 @@ def test_pgadmin_knows_the_server_and_asks_for_no_password(compose: Compose) -> 
     headers = {"X-pgA-CSRFToken": found[1], "Cookie": cookie}
     answer = ask(f"{url}/browser/server/connect/1/1", b"{}", headers).json()
     assert answer["data"]["connected"]
-    assert answer["data"]["user"]["name"] == "reader"
+    assert answer["data"]["user"]["name"] == "rollcall_reader"
     assert ask(f"{url}/browser/", headers={"Host": "elsewhere.example"}).status == 403
 
 

@@ -28,7 +28,9 @@ POSTGRES_OPTIONS = {"fsync": "off", "full_page_writes": "off", "autovacuum": "of
 DELAY_S = 0.1
 FULL_BYTES = 16 << 10  # how large a file may become on a disk that is full
 START_S = 30
-FUNCTIONS_SESSIONS = "datname = current_database() and usename in ('process_users', 'get_data')"
+FUNCTIONS_SESSIONS = (
+    "datname = current_database() and usename in ('rollcall_process_users', 'rollcall_get_data')"
+)
 
 
 class Machine:
@@ -225,7 +227,7 @@ def _restore_passwords(world: World) -> None:
 def _set_passwords(world: World, passwords: dict[str, str]) -> None:
     with world.owner() as owner:
         for role in ("process_users", "get_data"):
-            owner.run(f"alter role {role} password {literal(passwords[role])}")
+            owner.run(f"alter role rollcall_{role} password {literal(passwords[role])}")
         owner.run(f"select pg_terminate_backend(pid) from pg_stat_activity where {FUNCTIONS_SESSIONS}")  # noqa: S608
 
 

@@ -280,7 +280,9 @@ def test_a_large_export_is_not_held_in_memory(bucketful: Bucketful, start_functi
     with urllib3.PoolManager(retries=False) as pool:
         response = pool.request("GET", f"{function.url}/data", preload_content=False, timeout=20)
         assert response.read(100).startswith(b'{"000000001"')
-        exporting = "select count(*) from pg_stat_activity where usename = 'get_data' and state <> 'idle'"
+        exporting = (
+            "select count(*) from pg_stat_activity where usename = 'rollcall_get_data' and state <> 'idle'"
+        )
         assert bucketful.owner.run(exporting) == [[1]]  # in the middle of it
         response.close()
 

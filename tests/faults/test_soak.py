@@ -61,7 +61,7 @@ RUNS_READS = {"/runs": 200, "/runs/0": 404, "/metrics": 200, "/readyz": 200}
 _SESSIONS = """
 select usename, count(*)
 from pg_stat_activity
-where datname = current_database() and usename in ('process_users', 'get_data')
+where datname = current_database() and usename in ('rollcall_process_users', 'rollcall_get_data')
 group by usename
 """
 

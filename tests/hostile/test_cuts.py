@@ -81,7 +81,7 @@ class Serving:
 
     def end_session(self) -> None:
         self.database.run(
-            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'get_data'"
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'rollcall_get_data'"
         )
 
 

@@ -120,7 +120,7 @@ def test_at_the_gateway_slow_clients_hold_no_thread_of_a_function(crowded: Datab
 
 def wait_for_exports(database: Database, count: int, *, timeout_s: float = 10) -> None:
     sql = (
-        "select count(*) from pg_stat_activity where usename = 'get_data' "
+        "select count(*) from pg_stat_activity where usename = 'rollcall_get_data' "
         "and datname = current_database() and state = 'idle in transaction'"
     )
     wait_until(lambda: database.run(sql)[0][0] == count, timeout_s=timeout_s, what=f"{count} exports")

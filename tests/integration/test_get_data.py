@@ -390,7 +390,7 @@ def test_what_the_client_has_is_not_sent_again(
 def test_the_table_is_not_read_for_304_and_head(client: FlaskClient, database: Database):
     insert(database, "1")
     tags = {path: client.get(path).headers["ETag"] for path in PATHS}
-    database.run("revoke select on users from get_data")
+    database.run("revoke select on users from rollcall_get_data")
     assert {client.get(path).status_code for path in PATHS} == {503}
     for path, tag in tags.items():
         assert client.get(path, headers={"If-None-Match": tag}).status_code == 304

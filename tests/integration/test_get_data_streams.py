@@ -144,7 +144,7 @@ def sessions(database: Database, state: str) -> int:
         """
         select count(*)
         from pg_stat_activity
-        where usename = 'get_data' and datname = current_database() and state = :state
+        where usename = 'rollcall_get_data' and datname = current_database() and state = :state
         """,
         state=state,
     )
@@ -190,7 +190,9 @@ def test_an_export_is_of_one_moment(function: Function, database: Database):
 def test_a_failure_half_way_breaks_the_answer_off(function: Function, database: Database):
     with asking(function) as (_, response):
         wait_for_sessions(database, 1)
-        database.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'get_data'")
+        database.run(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'rollcall_get_data'"
+        )
         with pytest.raises((IncompleteRead, ConnectionResetError)):
             response.read()
     wait_until(lambda: bool(events(function, "export.cut")), timeout_s=10, what="the log")

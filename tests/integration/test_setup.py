@@ -17,7 +17,7 @@ from minio import Minio
 from minio.credentials.credentials import Credentials as TemporaryKeys
 from minio.credentials.providers import AssumeRoleProvider
 from minio.error import S3Error
-from pg8000.native import Connection, DatabaseError
+from pg8000.native import Connection, DatabaseError, identifier
 from privileges import (
     OPERATIONS,
     OTHERS,
@@ -32,6 +32,7 @@ from rig import REPOSITORY, Store
 from rollcall import setup
 from rollcall.object_store import Credentials, ObjectStore
 from rollcall.ports import HOST, choose_port
+from rollcall.roles import KINDS
 from rollcall.samples import samples
 from rollcall.servers import Postgres, embedded_postgres
 
@@ -80,7 +81,16 @@ class Site:
         )
 
     def connect_as(self, role: str) -> Connection:
-        return self.connect(role, self.env[f"{role.upper()}_PGPASSWORD"])
+        return self.connect(self.prefix + role, self.env[f"{role.upper()}_PGPASSWORD"])
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The names of its roles by kind, quoted."""
+        return {kind: identifier(self.prefix + kind) for kind in KINDS}
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.env['PGDATABASE']}_"
 
     def query(self, sql: str) -> list[list[Any]]:
         connection = self.connect()
@@ -107,7 +117,7 @@ class Site:
     def snapshot(self) -> dict[str, Any]:
         """Everything that set-up makes, as it is now."""
         found: dict[str, Any] = {
-            "roles": self.query("select rolname, rolpassword, rolcanlogin from pg_authid order by rolname"),
+            "roles": self.query("select to_jsonb(pg_authid)::text from pg_authid order by rolname"),
             "database": self.query("select datacl::text from pg_database where datname = current_database()"),
             "tables": self.query(
                 "select oid, relname, relacl::text from pg_class"
@@ -148,7 +158,7 @@ def site(server: Postgres, store: Store) -> Site:
             "PGPORT": str(server.port),
             "PGUSER": server.owner,
             "PGPASSWORD": server.password,
-            "PGDATABASE": f"Rollcall {suffix}",
+            "PGDATABASE": f'Rollcall-"{suffix}" é\'s',
             **{f"{role}_PGPASSWORD": f"{role}-{suffix}" for role in roles},
             "MINIO_ENDPOINT": store.endpoint,
             "MINIO_ROOT_USER": store.key.access,
@@ -183,7 +193,7 @@ def test_a_second_set_up_changes_nothing(site: Site) -> None:
 def test_several_at_once_do_it_once(site: Site) -> None:
     processes = [site.start(SAMPLE_DATA="on") for _ in range(3)]
     logs = [process.communicate(timeout=180)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], logs
+    assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(logs)
     lines = [json.loads(line) for log in logs for line in log.splitlines()]
     assert sum(line.get("created", False) for line in lines if line["event"] == "setup.database") == 1
     assert sum(bool(line["applied"]) for line in lines if line["event"] == "setup.migrations") == 1
@@ -204,9 +214,9 @@ def test_a_killed_set_up_is_completed_by_the_next(site: Site, after_s: float) ->
 def test_a_changed_password_is_applied(site: Site) -> None:
     site.run()
     site.run(READER_PGPASSWORD="another")
-    site.connect("reader", "another").close()
+    site.connect(site.prefix + "reader", "another").close()
     with pytest.raises(DatabaseError, match="28P01"):
-        site.connect("reader", site.env["READER_PGPASSWORD"])
+        site.connect_as("reader")
 
 
 def test_a_changed_key_is_applied_and_the_former_one_ends(site: Site) -> None:
@@ -324,23 +334,23 @@ def test_samples_are_only_put_where_nobody_has_been(site: Site) -> None:
 
 def test_each_role_may_do_its_work_and_no_more(site: Site) -> None:
     site.run()
-    assert read_rights_on_postgres(site.connect_as) == dict(STATEMENTS)
+    assert read_rights_on_postgres(site.connect_as, site.prefix) == dict(STATEMENTS)
 
 
 def test_rights_that_were_given_or_taken_by_hand_are_put_right(site: Site) -> None:
     site.run()
     for statement in (
         "grant all on all tables in schema public to public",
-        "grant all on all sequences in schema public to get_data",
-        "grant update (last_name) on users to reader",
-        "grant all on state to process_users with grant option",
-        "revoke select on users from get_data",
-        "revoke select on rejects from process_users",
+        "grant all on all sequences in schema public to {get_data}",
+        "grant update (last_name) on users to {reader}",
+        "grant all on state to {process_users} with grant option",
+        "revoke select on users from {get_data}",
+        "revoke select on rejects from {process_users}",
         "revoke usage on schema public from public",
     ):
-        site.query(statement)
+        site.query(statement.format_map(site.roles))
     site.run()
-    assert read_rights_on_postgres(site.connect_as) == dict(STATEMENTS)
+    assert read_rights_on_postgres(site.connect_as, site.prefix) == dict(STATEMENTS)
 
 
 def test_each_user_may_do_its_work_and_no_more(site: Site) -> None:
@@ -415,7 +425,7 @@ def test_a_key_used_twice_is_refused(site: Site) -> None:
 
 def test_a_broken_migration_is_told_and_leaves_nothing(site: Site, tmp_path: Any) -> None:
     (tmp_path / "postgres" / "migrations").mkdir(parents=True)
-    (tmp_path / "postgres" / "roles.sql").write_text((REPOSITORY / "infra/postgres/roles.sql").read_text())
+    (tmp_path / "postgres" / "grants.sql").touch()
     (tmp_path / "postgres" / "migrations" / "1_broken.sql").write_text(
         "-- migrate:up\ncreate table half (a int);\nselect nonsense;\n-- migrate:down\n"
     )
