@@ -1,25 +1,38 @@
-# Rollcall. `make` lists the targets; any variable here can be set: make run PYTHON=python3.13 GATEWAY_PORT=8081
+# Rollcall. `make` lists the targets. What is in capitals can be set, like every setting of README, before make or
+# after its target: make run PYTHON=python3.13 GATEWAY_PORT=8081
 PYTHON  ?= python3
 VENV    ?= .venv
 ENV_FILE ?= local/.env
 COMPOSE_PROJECT ?= rollcall
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
 JOBS    ?= auto
-RUN_PY   = env PYTHONPATH=functions:local "$(VENV)/bin/python"
-COMPOSE  = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || command -v docker-compose)
-STACK    = $(COMPOSE) --project-name $(COMPOSE_PROJECT) --env-file "$(ENV_FILE)" --file local/docker-compose.yml
-RUNTIME  = functions/process-users/requirements.txt functions/get-data/requirements.txt \
+export ENV_FILE COMPOSE_PROJECT
+# In small letters, so that none of them hides a variable that a program reads from the environment.
+run_py   = env PYTHONPATH=functions:local "$(VENV)/bin/python"
+here_py  = env PYTHONPATH=functions:local $(PYTHON)
+stack    = $(COMPOSE) --project-name "$$COMPOSE_PROJECT" --env-file "$$ENV_FILE" --file local/docker-compose.yml
+runtime  = functions/process-users/requirements.txt functions/get-data/requirements.txt \
            local/requirements.txt local/embedded-requirements.txt
-TESTS    = tests/requirements.txt
+tests    = tests/requirements.txt
+
+secrets := $(foreach name,$(filter %TOKEN %PASSWORD %SECRET %ACCESS_KEY %SECRET_KEY,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
+ifneq ($(strip $(secrets)),)
+$(error Every account of this machine can read the arguments of make: set $(strip $(secrets)) before it, as in $(firstword $(secrets))=... make $(MAKECMDGOALS))
+endif
+ifneq ($(words $(VENV)),1)
+$(error VENV is '$(VENV)', wanted a directory whose path has no blanks)
+endif
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F'|' '{ printf "%-25s %s\n", $$1, $$2 }'
+	@echo "Settings come before make or after the target, secrets only before: API_TOKEN=... make run GATEWAY_PORT=8081"
 
 run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C stops it
-	@exec $(RUN_PY) -m rollcall.run
+	@exec $(run_py) -m rollcall.run
 upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... into the source bucket
-	@ENV_FILE="$(ENV_FILE)" $(RUN_PY) -m rollcall.upload "$(DIR)"
+	@$(run_py) -m rollcall.upload
 process: $(VENV)/.runtime ## have a run done now and watch it; QUERY=dry_run=true, QUERY=full=true
-	@ENV_FILE="$(ENV_FILE)" $(RUN_PY) -m rollcall.process
+	@$(run_py) -m rollcall.process
 
 test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose and not browser" tests/unit tests/integration tests/e2e tests/hostile
@@ -30,10 +43,12 @@ test-compose: $(VENV)/.tests docker ## the end-to-end tests of the compose stack
 test-faults: $(VENV)/.tests ## crashes, races, outages, random histories and a soak, at length: an hour of work, shared by the cores
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal tests/faults
 test-faults-short: $(VENV)/.tests ## some of each of them, in minutes
-	FAULTS_HISTORIES=40 FAULTS_KILLS=12 FAULTS_STEPS_APART=9 FAULTS_OUTAGES=18 FAULTS_SOAK_S=30 FAULTS_READERS=40 \
+	FAULTS_HISTORIES=$${FAULTS_HISTORIES:-40} FAULTS_KILLS=$${FAULTS_KILLS:-12} FAULTS_STEPS_APART=$${FAULTS_STEPS_APART:-9} \
+	FAULTS_OUTAGES=$${FAULTS_OUTAGES:-18} FAULTS_SOAK_S=$${FAULTS_SOAK_S:-30} FAULTS_READERS=$${FAULTS_READERS:-40} \
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal tests/faults
 test-hostile: $(VENV)/.tests ## junk, cut exports, slow clients and attackers, at length; make test has a short form of it
-	HOSTILE_CUTS=100 HOSTILE_REQUESTS=10000 HOSTILE_RECORDS_A_KIND=40 \
+	HOSTILE_CUTS=$${HOSTILE_CUTS:-100} HOSTILE_REQUESTS=$${HOSTILE_REQUESTS:-10000} \
+	HOSTILE_RECORDS_A_KIND=$${HOSTILE_RECORDS_A_KIND:-40} \
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/hostile
 bench: $(VENV)/.tests $(VENV)/dlt/.peer ## measure what is promised about speed and memory
 	"$(VENV)/bin/python" -m pytest -s tests/bench
@@ -45,48 +60,49 @@ format: $(VENV)/.tests ## put the code into its one form
 
 local-up: python docker ## the pipeline in containers, with MinIO and pgAdmin; returns when all is healthy
 	@$(PYTHON) -c 'import sys; sys.exit("This needs Python 3.9 or later: make local-up PYTHON=..." if sys.version_info < (3, 9) else 0)'
-	@PYTHONPATH=functions:local $(PYTHON) -m rollcall.env_file local/.env.example "$(ENV_FILE)"
-	@PYTHONPATH=local $(PYTHON) -m rollcall.ready --env-file "$(ENV_FILE)" -- $(STACK)
+	@$(here_py) -m rollcall.env_file local/.env.example "$$ENV_FILE"
+	@$(here_py) -m rollcall.ready --env-file "$$ENV_FILE" -- $(stack)
 local-down: docker env ## stop the containers, keep the data
-	$(STACK) down --remove-orphans
+	$(stack) down --remove-orphans
 local-reset: docker env ## stop the containers and remove their data
-	$(STACK) down --remove-orphans --volumes
-local-logs: docker env ## follow the logs of the containers
-	$(STACK) logs --follow --tail 100
+	$(stack) down --remove-orphans --volumes
+local-logs: docker env python ## follow the logs of the containers
+	@$(here_py) -m rollcall.terminal $(stack) logs --follow --tail 100
 backup: docker env file ## write the database of the containers to FILE=...
-	@$(STACK) exec -T postgres pg_dump --username=postgres --format=custom rollcall > "$(FILE).part" && mv "$(FILE).part" "$(FILE)"
+	@umask 077 && $(stack) exec -T postgres pg_dump --username=postgres --format=custom rollcall > "$$FILE.part" \
+	&& mv -- "$$FILE.part" "$$FILE"
 restore: docker env file ## replace the database of the containers by that of FILE=...; the next run settles the difference
-	@$(STACK) exec -T postgres pg_restore --list < "$(FILE)" > /dev/null
-	@$(STACK) exec -T postgres psql --username=postgres --quiet --command='drop database if exists rollcall with (force)'
-	@$(STACK) exec -T postgres pg_restore --username=postgres --create --dbname=postgres < "$(FILE)"
+	@$(stack) exec -T postgres pg_restore --list < "$$FILE" > /dev/null
+	@$(stack) exec -T postgres psql --username=postgres --quiet --command='drop database if exists rollcall with (force)'
+	@$(stack) exec -T postgres pg_restore --username=postgres --create --dbname=postgres < "$$FILE"
 	@$(MAKE) --no-print-directory local-up
 file:
-	@test -n "$(FILE)" || { echo "Which file? As in: make $(MAKECMDGOALS) FILE=rollcall.dump" >&2; exit 1; }
+	@test -n "$$FILE" || { echo "Which file? As in: make $(MAKECMDGOALS) FILE=rollcall.dump" >&2; exit 1; }
 python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "There is no $(PYTHON) here: name another one, as in make run PYTHON=python3.13" >&2; exit 1; }
 docker:
 	@test -n "$(COMPOSE)" || { echo "This needs Docker with its compose command (make run does not)." >&2; exit 1; }
 	@why=$$(docker version 2>&1 >/dev/null) || { echo "$$why" >&2; echo "Start Docker, or see that you may use it; make run needs none." >&2; exit 1; }
 env:
-	@test -e "$(ENV_FILE)" || { echo "There is no $(ENV_FILE) yet: make local-up writes it." >&2; exit 1; }
+	@test -e "$$ENV_FILE" || { echo "There is no $$ENV_FILE yet: make local-up writes it." >&2; exit 1; }
 
 screenshot: $(VENV)/.tests ## take the picture of the page that README shows (CHROMIUM)
 	@env PYTHONPATH=functions:local:tests "$(VENV)/bin/python" tests/e2e/screenshot.py local/images/page.png
 audit: $(VENV)/.python ## look everything that is pinned up for known vulnerabilities; asks PyPI
 	@$(PYTHON) -m venv "$(VENV)/audit" && "$(VENV)/audit/bin/python" -m pip install --quiet pip-audit==2.10.1
-	"$(VENV)/audit/bin/pip-audit" --strict --disable-pip --require-hashes $(RUNTIME:%=-r %)
+	"$(VENV)/audit/bin/pip-audit" --strict --disable-pip --require-hashes $(runtime:%=-r %)
 requirements: $(VENV)/.runtime ## compile pyproject.toml to the pinned, hashed requirements.txt files
 	@"$(VENV)/bin/python" -m pip install --quiet uv==0.13.9 && PATH="$(VENV)/bin:$$PATH" sh local/compile-requirements
-clean: ## remove what make made here: the data of make run and the virtual environment
-	@test ! -e "$(VENV)/.runtime" || $(RUN_PY) -m rollcall.clean
-	rm -rf "$(VENV)"
+clean: python ## remove what make made here: the data of make run and the virtual environment
+	@test ! -e "$(VENV)/.runtime" || $(run_py) -m rollcall.clean
+	@$(PYTHON) local/make_venv.py --remove "$(VENV)"
 
 $(VENV)/.python: | python
 	@$(PYTHON) local/make_venv.py "$(VENV)" && touch $@
-$(VENV)/.runtime: $(VENV)/.python $(RUNTIME)
-	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(RUNTIME:%=-r %) && touch $@
-$(VENV)/.tests: $(VENV)/.runtime $(TESTS)
-	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(TESTS) && touch $@
+$(VENV)/.runtime: $(VENV)/.python $(runtime)
+	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes $(runtime:%=-r %) && touch $@
+$(VENV)/.tests: $(VENV)/.runtime $(tests)
+	@"$(VENV)/bin/python" -m pip install --quiet --require-hashes -r $(tests) && touch $@
 $(VENV)/dlt/.peer: $(VENV)/.python tests/dlt-requirements.txt
 	@"$(VENV)/bin/python" -m venv "$(VENV)/dlt" && "$(VENV)/dlt/bin/python" -m pip install --quiet --require-hashes -r tests/dlt-requirements.txt && touch $@
 .PHONY: help run upload process test test-browser test-compose test-faults test-faults-short test-hostile bench lint format local-up local-down local-reset local-logs backup restore file python docker env screenshot audit requirements clean

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import threading
 import traceback
@@ -14,6 +15,8 @@ _LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "w
 _NAMES = {level: name for name, level in _LEVELS.items()}
 _LOCK = threading.Lock()
 _encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+# JSON escapes C0 alone. Terminals obey C1, some characters reorder text, and a stream takes no surrogates.
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def log(event: str, *, level: int = logging.INFO, **fields: object) -> None:
         return
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = {"time": time, "level": _NAMES[level], "function": target.function, "event": event, **fields}
-    text = _encode(line) + "\n"
+    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", _encode(line)) + "\n"
     with _LOCK, suppress(OSError, ValueError):  # nobody is to be refused an answer because of the log
         target.stream.write(text)
         target.stream.flush()

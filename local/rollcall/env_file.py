@@ -3,6 +3,7 @@
 Run by the machine's own Python before anything is installed, so it needs nothing but the standard library.
 """
 
+import os
 import re
 import secrets
 import string
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from rollcall.private_files import NotOursError, check_parents, check_readable, make_private, write_private
+from rollcall.terminal import say, say_error
 from serving.values import find_fault
 
 MARKER = "generate"  # the value that stands for a secret in the example
@@ -36,15 +39,6 @@ def make_secret() -> str:
 def fill_in(example: str) -> str:
     """The example with a secret of its own in place of each marker."""
     return _TO_GENERATE.sub(lambda found: f"{found[1]}={make_secret()}", example)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only its owner reads, whole or not at all."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    new.touch(mode=0o600)
-    new.write_text(text)
-    new.replace(path)
 
 
 def add_missing(text: str, example: str) -> tuple[str, list[str]]:
@@ -107,20 +101,26 @@ def main(example: Path, target: Path) -> int:
     """Writes the settings file, or checks the one there is; the exit status is 1 when it cannot be used."""
     wanted = example.read_text(encoding="utf-8")
     try:
-        if not target.exists():
+        check_parents(target)
+        if not os.path.lexists(target):
             write_private(target, fill_in(wanted))
-            print(f"{target} is written, with new passwords and keys")
+            say(f"{target} is written, with new passwords and keys")
             return 0
+        check_readable(target)
+        if make_private(target):
+            say(f"{target} was readable by other accounts: only you can read it now")
         with target.open(encoding="utf-8", newline="") as file:  # as it is, with its line ends
             text, added = add_missing(file.read(), wanted)
         problems = find_problems(text, wanted)
         if added and not problems:
             write_private(target, text)
-            print(f"{target} has got what it lacked: {', '.join(added)}")
+            say(f"{target} has got what it lacked: {', '.join(added)}")
+    except NotOursError as error:
+        problems = [f"{error}. Remove it, or set ENV_FILE to a file of yours"]
     except (OSError, ValueError) as error:
         problems = [str(error)]
     for problem in problems:
-        print(f"{target}: {problem}", file=sys.stderr)
+        say_error(f"{target}: {problem}")
     return 1 if problems else 0
 
 

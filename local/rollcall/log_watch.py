@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rollcall.terminal import visible
+
 LONGEST = 200  # characters of a line that is shown
 SHOWN_AT_ONCE = 5  # lines of one log
 ROTATED_AT = 20 * 1024 * 1024  # bytes
@@ -18,7 +20,8 @@ NOT_SHOWN_FIELDS = ("time", "ts", "level", "function", "event", "msg", "logger",
 
 def shorten(line: str) -> str | None:
     """What to show of a log line; None for the many that only the log needs."""
-    text = _shorten_json(line) if line.startswith("{") else _shorten_plain(line)
+    told = _shorten_json(line) if line.startswith("{") else _shorten_plain(line)
+    text = None if told is None else visible(told)
     return text if text is None or len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
@@ -41,7 +44,7 @@ def _shorten_json(line: str) -> str | None:
     if str(fields.get("level", "")).lower() not in levels:
         return None
     return " ".join(
-        [event, *(f"{name}={value}" for name, value in fields.items() if _is_telling(name, value))]
+        [str(event), *(f"{name}={value}" for name, value in fields.items() if _is_telling(name, value))]
     )
 
 
@@ -85,4 +88,5 @@ class LogWatch:
             # what has no end yet is read the next time
             whole, ended, _ = file.read().rpartition(b"\n")
         self._read_to[log] = position + len(whole) + len(ended)
-        return whole.decode(errors="replace").splitlines()
+        # Only at line feeds: other line ends may come from a key, and what follows must not pass for a line.
+        return whole.decode(errors="replace").split("\n")

@@ -17,12 +17,14 @@ from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from rich.console import Console
 from rich.text import Text
 
 from rollcall.progress import Run, Show, count, open_progress
+from rollcall.terminal import say_error, visible
 from rollcall.whereabouts import NotUpError, find_stack
 
 Answer = tuple[int, dict[str, Any]]  # status, and the report or problem
@@ -75,20 +77,20 @@ class Service:
             document = None
         if not isinstance(document, dict):
             raise CallError(f"what answers at {self.url} is not Rollcall (status {answer.status})", AWAY)
-        return answer.status, document
+        return answer.status, _make_visible(document)
 
 
 def main(environ: Mapping[str, str]) -> int:
     """Calls a run and follows it to its end."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     try:
         service = find_service(environ)
         report = do_run(service, environ.get("QUERY", ""), console)
     except (CallError, NotUpError) as error:
-        print(error, file=sys.stderr)
+        say_error(str(error))
         return error.status if isinstance(error, CallError) else AWAY
     except KeyboardInterrupt:
-        print("not waited for any longer: a run that has begun goes on by itself", file=sys.stderr)
+        say_error("not waited for any longer: a run that has begun goes on by itself")
         return INTERRUPTED
     say_report(report, service, console)
     return OK
@@ -98,6 +100,8 @@ def find_service(environ: Mapping[str, str]) -> Service:
     """Rollcall as the environment names it, or the stack that is up on this machine."""
     token = environ.get("API_TOKEN", "")
     if url := environ.get("ROLLCALL_URL", ""):
+        if "@" in urlsplit(url).netloc:
+            raise CallError("ROLLCALL_URL has credentials in it: set API_TOKEN instead", MISUSED)
         return Service(url.rstrip("/"), token)
     stack = find_stack(environ, "ROLLCALL_URL")
     return Service(stack["ROLLCALL_URL"], token or stack.get("API_TOKEN", ""))
@@ -179,7 +183,7 @@ def _or_raise(status: int, document: dict[str, Any]) -> dict[str, Any]:
         return document
     code, detail = document.get("code", ""), document.get("detail", f"status {status}")
     if code == "unauthorized":
-        raise CallError("the token is missing or wrong: make process API_TOKEN=...", MISUSED)
+        raise CallError("the token is missing or wrong: API_TOKEN=... make process", MISUSED)
     if code.startswith(("parameter_", "query_")):
         raise CallError(f"QUERY is not accepted: {detail}", MISUSED)
     if code == "function_unavailable":
@@ -194,9 +198,16 @@ def _describe_counts(report: Mapping[str, Any]) -> str:
 
 
 def _shorten(key: str) -> str:
-    """Return a key as it can be shown: it may be long, and hold what would move the cursor."""
-    text = repr(key)[1:-1]
-    return text if len(text) <= LONGEST_KEY else f"{text[: LONGEST_KEY - 5]}….csv"
+    return key if len(key) <= LONGEST_KEY else f"{key[: LONGEST_KEY - 5]}….csv"
+
+
+def _make_visible(document: Any) -> Any:
+    """Return what was answered with the control characters of all texts as escapes: keys may hold any."""
+    if isinstance(document, dict):
+        return {name: _make_visible(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return [_make_visible(value) for value in document]
+    return visible(document) if isinstance(document, str) else document
 
 
 def _is_rehearsal(query: str) -> bool:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from rollcall.private_files import check_ours, open_log, write_private
+
 # A start is recorded before the program begins: until it is told to go on, it is a shell that ends when its
 # starter does. So no kill can leave a process behind that the record does not know.
 GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
@@ -93,8 +95,7 @@ class Register:
         """Kills what an earlier holder of this file left running; answers the names."""
         if not self._path.exists():
             return []
-        left = [Started(**{**entry, "arguments": tuple(entry["arguments"])}) for entry in self._read()]
-        found = {started.name: process for started in left if (process := started.process())}
+        found = {started.name: process for started in self._read() if (process := started.process())}
         family = [member for process in found.values() for member in _family(process)]
         for process in found.values():
             kill_group(process.pid)
@@ -102,13 +103,18 @@ class Register:
         self._write()
         return list(found)
 
-    def _read(self) -> list[dict]:
-        return json.loads(self._path.read_text())
+    def _read(self) -> list[Started]:
+        check_ours(self._path)  # or another account could choose whom we kill
+        try:
+            entries = json.loads(self._path.read_text())
+            return [Started(**{**entry, "arguments": tuple(entry["arguments"])}) for entry in entries]
+        except (ValueError, TypeError, KeyError) as error:
+            raise StartError(
+                f"{self._path} is damaged: end what still runs, then remove this file"
+            ) from error
 
     def _write(self) -> None:
-        new = self._path.with_suffix(".new")
-        new.write_text(json.dumps([asdict(started) for started in self._started.values()]))
-        new.replace(self._path)
+        write_private(self._path, json.dumps([asdict(started) for started in self._started.values()]))
 
 
 def start(program: Program, register: Register | None = None) -> subprocess.Popen[bytes]:
@@ -131,7 +137,7 @@ def start(program: Program, register: Register | None = None) -> subprocess.Pope
 
 def _open(program: Program, *, stdin: int) -> subprocess.Popen[bytes]:
     account = program.account
-    with program.log.open("ab") as log:
+    with open_log(program.log) as log:
         return subprocess.Popen(
             [*GATE, *program.argv],
             env=dict(program.env),

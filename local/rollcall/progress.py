@@ -14,6 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from rollcall.terminal import say
+
 Run = Mapping[str, Any]  # as GET /runs answers it
 Show = Callable[[Run], None]
 
@@ -42,10 +44,10 @@ def describe(run: Run) -> str:
 def _build_bar(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
-        TextColumn("{task.fields[counts]}"),
+        TextColumn("{task.fields[counts]}", markup=False),
         TimeElapsedColumn(),
         console=console,
         transient=True,
@@ -76,7 +78,7 @@ def _print_changes() -> Show:
         nonlocal said
         line = f"run {run['run_id']}: {describe(run)}"
         if line != said:
-            print(line, flush=True)
+            say(line)
         said = line
 
     return show

@@ -18,6 +18,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rollcall.private_files import write_private
+from rollcall.terminal import say, say_error
+
 DOCKER = "docker"
 USUAL_ENV_FILE = Path("local/.env")
 TIMEOUT_S = 300
@@ -105,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
             up = subprocess.run([*options.compose, *again], env=environment, check=False)
             containers = wait_until_ready(options.compose, is_complete=up.returncode == 0)
     except StackError as error:
-        print(f"\n{error}", file=sys.stderr)
+        say_error(f"\n{error}")
         return 1
     print_addresses(options.env_file, containers)
     return 0
@@ -136,7 +139,7 @@ def choose_second_port(compose: Sequence[str], env_file: Path) -> dict[str, str]
         raise StackError(f"{SECOND_PORT} is {wanted!r}, wanted a port from 0 to 65535")
     ours = any(container.ports.get("5000/tcp", "").endswith(f":{wanted}") for container in inspect(compose))
     if wanted != "0" and not ours and is_taken(int(wanted)):
-        print(
+        say(
             f"warning: port {wanted} is taken by another program; Rollcall's second address gets another port"
         )
         return {SECOND_PORT: "0"}
@@ -166,7 +169,7 @@ def wait_until_ready(compose: Sequence[str], *, is_complete: bool) -> list[Conta
             raise StackError(f"Not ready after {TIMEOUT_S} s: {', '.join(waiting)}. See: make local-logs")
         if ", ".join(waiting) != waited_for:
             waited_for = ", ".join(waiting)
-            print(f"waiting for {waited_for}", flush=True)
+            say(f"waiting for {waited_for}")
         time.sleep(POLL_S)
 
 
@@ -196,7 +199,7 @@ def describe_failure(container: Container) -> str:
     """Say which service failed, with the last lines of its log."""
     command = [DOCKER, "logs", "--tail", str(SHOWN_LINES), container.id]
     log = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
     ).stdout
     lines = "\n".join(f"  {line}" for line in log.splitlines())
     return f"{container.service}: {container.state}, restarted {container.restarts} times. It said:\n{lines}"
@@ -211,7 +214,7 @@ def keep_env_file_true(env_file: Path, containers: Sequence[Container]) -> bool:
     new = set_variable(new, "PGPORT", ports["5432/tcp"].rpartition(":")[2])
     new = set_variable(new, "PGUSER", "rollcall_reader")  # a file of an earlier release has another name
     if new != text:
-        env_file.write_text(new, encoding="utf-8")
+        write_private(env_file, new)
     return new != text
 
 
@@ -224,12 +227,12 @@ def set_variable(text: str, name: str, value: str) -> str:
 def print_addresses(env_file: Path, containers: Sequence[Container]) -> None:
     """Say where everything is."""
     ports = {(c.service, port): address for c in containers for port, address in c.ports.items()}
-    print("\nAll is healthy:")
+    say("\nAll is healthy:")
     for service, port, line in ADDRESSES:
-        print("  " + line.format(ports[service, port], env=env_file))
-    print(f"Logins, keys and passwords are in {env_file}.")
+        say("  " + line.format(ports[service, port], env=env_file))
+    say(f"Logins, keys and passwords are in {env_file}.")
     elsewhere = "" if env_file == USUAL_ENV_FILE else f" ENV_FILE={env_file}"
-    print(f"Next: make process{elsewhere} has a run done and shows it; the page is at the first address.")
+    say(f"Next: make process{elsewhere} has a run done and shows it; the page is at the first address.")
 
 
 def read_variable(env_file: Path, name: str) -> str:
@@ -251,7 +254,7 @@ def is_taken(port: int) -> bool:
 
 def run(command: Sequence[str]) -> str:
     """Return what a command prints; raises StackError with its own words when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode != 0:
         raise StackError(f"{' '.join(command[:4])} ... failed: {done.stderr.strip()}")
     return done.stdout

@@ -18,6 +18,7 @@ from rollcall.run_directory import RunDirectory, claim, write_variables
 from rollcall.servers import http_status
 from rollcall.stack import USUAL_DIRECTORY, Ports, RunSettings, Stack
 from rollcall.supervisor import Signals, StoppedError, Supervisor
+from rollcall.terminal import say, say_error
 from serving.settings import SettingsError
 
 FIRST_RUN_S = 10
@@ -146,8 +147,8 @@ def _say_ready(stack: Stack, *, seconds: float) -> None:
     if stack.ports.gateway_2 is None:
         say_of("gateway", f"port {settings.gateway_port_2} is taken, so only {stack.ports.gateway} is served")
     say(f"ready: {stack.url}")
-    token = ' -H "Authorization: Bearer $API_TOKEN"' if settings.passed_on.get("API_TOKEN") else ""
-    say_of("users", f"in a browser, or curl{token} '{stack.url}/data?limit=3'")
+    token = ' -H @- <<< "Authorization: Bearer $API_TOKEN"' if settings.passed_on.get("API_TOKEN") else ""
+    say_of("users", f"in a browser, or curl '{stack.url}/data?limit=3'{token}")
     say_of("new files", f"into {shown(directory.buckets / settings.source_bucket)}, or make upload DIR=...")
     say_of("logins, logs", f"{shown(directory.env)}, {shown(directory.path / 'logs')}")
     elsewhere = "" if directory.path == USUAL_DIRECTORY else f" RUN_DIR={shlex.quote(str(directory.path))}"
@@ -158,20 +159,6 @@ def _say_ready(stack: Stack, *, seconds: float) -> None:
 def say_of(name: str, text: str) -> None:
     """Tells something about one program."""
     say(f"  {name:<14}{text}")
-
-
-def say(text: str) -> None:
-    """Prints a line for the person who watches."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        # nobody watches any more (a closed terminal, `| head`): what runs is not to suffer from that
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for the rest of the run)
-
-
-def say_error(text: str) -> None:
-    """Prints why it did not start."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def shown(path: Path) -> str:

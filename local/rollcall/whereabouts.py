@@ -1,10 +1,12 @@
 """Where Rollcall is on this machine, for commands that use it: `make run` or `make local-up`."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import urllib3
 
+from rollcall.private_files import NotOursError, check_readable
 from rollcall.run_directory import read_variables
 from rollcall.stack import REPOSITORY, USUAL_DIRECTORY
 
@@ -18,14 +20,14 @@ class NotUpError(Exception):
 def find_stack(environ: Mapping[str, str], address: str) -> Mapping[str, str]:
     """The variables of the stack whose `address` answers, or of the one that STACK names."""
     files = {
-        "run": Path(environ.get("RUN_DIR") or USUAL_DIRECTORY) / "env",
+        "run": Path(environ.get("RUN_DIR") or USUAL_DIRECTORY).expanduser() / "env",
         "compose": Path(environ.get("ENV_FILE") or REPOSITORY / "local" / ".env"),
     }
     chosen = environ.get("STACK", "")
     if chosen and chosen not in files:
         raise NotUpError(f"STACK is {chosen!r}, wanted run or compose")
     wanted = {name: file for name, file in files.items() if chosen in ("", name)}
-    known = {name: _read(file) for name, file in wanted.items() if file.exists()}
+    known = {name: _read(file) for name, file in wanted.items() if os.path.lexists(file)}
     up = [name for name, variables in known.items() if _answers(variables.get(address, ""))]
     if not up:
         raise NotUpError(f"nothing answers: {_start_command(chosen)} first{_tell_tried(known, address)}")
@@ -36,7 +38,10 @@ def find_stack(environ: Mapping[str, str], address: str) -> Mapping[str, str]:
 
 def _read(file: Path) -> Mapping[str, str]:
     try:
+        check_readable(file)  # or another account could choose where files and tokens go
         return read_variables(file)
+    except NotOursError as error:
+        raise NotUpError(f"{error}: remove it, or set RUN_DIR or ENV_FILE to another place") from error
     except OSError as error:
         raise NotUpError(f"{file} cannot be read: {error.strerror}") from error
 

@@ -36,8 +36,9 @@ from privileges import (
 )
 from rig import REPOSITORY
 
-from rollcall.env_file import fill_in, write_private
+from rollcall.env_file import fill_in
 from rollcall.ports import choose_port
+from rollcall.private_files import write_private
 from rollcall.ready import ADDRESSES, choose_builder
 from rollcall.servers import http_status
 

@@ -183,7 +183,10 @@ def test_a_client_finds_what_it_needs_and_nobody_else_can_read_it(runs: Runs, tm
     told = subprocess.run(
         upload, cwd=REPOSITORY, env=runs.environment(STACK="run"), capture_output=True, text=True, check=True
     )
-    assert told.stdout == "2 files uploaded to src-data; next: make process, or the next run by itself\n"
+    assert told.stdout == (
+        "2 files uploaded to src-data; next: make process, or the next run by itself\n"
+        "left out:\n  not .csv, .png, .jpg or .jpeg: 1 (notes.txt)\n"
+    )
     assert {file.name for file in (runs.directory / "buckets" / "src-data").iterdir()} == {
         "日本 1.csv",
         "b.PNG",
@@ -359,9 +362,12 @@ def test_a_second_run_in_the_same_directory_says_that_there_is_one(runs: Runs):
 @pytest.mark.parametrize(
     ("place", "want"),
     [
-        ("file", "{}/lock: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
+        ("file", "{}: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
         ("file/run", "{}: Not a directory. Set RUN_DIR to a directory of yours, new or empty\n"),
-        ("full", "{} holds files of somebody else: set RUN_DIR to a new or empty directory\n"),
+        (
+            "full",
+            "{} holds files that make run did not make. Set RUN_DIR to a directory of yours, new or empty\n",
+        ),
     ],
 )
 def test_a_directory_that_cannot_be_used_is_named(runs: Runs, tmp_path: Path, place: str, want: str):

@@ -212,7 +212,7 @@ def test_ctrl_c_leaves_the_run_alone(function: Function, database: Database):
             "QUERY is not accepted: full is 'perhaps'; accepted is True or False\n",
         ),
         ({"QUERY": "all=true"}, 2, "QUERY is not accepted: 'all' is no parameter here; accepted: "),
-        ({"API_TOKEN": "wrong"}, 2, "the token is missing or wrong: make process API_TOKEN=...\n"),
+        ({"API_TOKEN": "wrong"}, 2, "the token is missing or wrong: API_TOKEN=... make process\n"),
     ],
 )
 def test_what_was_asked_for_wrongly_is_named(

@@ -39,6 +39,7 @@ def write(tmp_path: Path, text: str) -> tuple[Path, Path]:
         "# Settings\nGATEWAY_PORT=8080\nINTERVAL_S=1500\nPOSTGRES_PASSWORD=generate\nLEVEL=info\n"
     )
     target.write_text(text)
+    target.chmod(0o600)
     return example, target
 
 
