@@ -159,9 +159,16 @@ class Pipeline:
         ((document,),) = self.database.run("select to_jsonb(state) from state")
         return document
 
+    def version(self) -> tuple[int, str]:
+        """Return the version of the data that is served, and its lineage."""
+        ((version, lineage),) = self.database.run(
+            "select version, lineage::text from versions order by version desc limit 1"
+        )
+        return version, lineage
+
     def tables(self) -> dict[str, list[list[Any]]]:
         """Return everything the database holds."""
-        names = ("users", "ledger", "state", "runs")
+        names = ("users", "ledger", "state", "versions", "runs")
         return {name: self.database.run(f"select * from {name} t order by t::text") for name in names}  # noqa: S608
 
     def fetch(self, key: str) -> Stored:
@@ -210,7 +217,7 @@ class Pipeline:
         connection = self.database.connect()
         try:
             connection.run("begin")
-            connection.run("select from state for update")
+            connection.run("select from locks where name = 'commit' for update")
             yield Gate(self.database, open_now=lambda: connection.run("rollback"))
         finally:
             connection.close()

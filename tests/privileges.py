@@ -17,7 +17,7 @@ READ_USERS = "select * from users"
 # statement: the roles that may run it
 STATEMENTS: Mapping[str, tuple[str, ...]] = {
     READ_USERS: ("process_users", "get_data", "reader"),
-    "select * from state": ("process_users", "get_data", "reader"),
+    "select * from state": ("process_users", "reader"),
     "select * from runs": ("process_users", "get_data", "reader"),
     "select * from ledger": ("process_users", "reader"),
     "select * from rejects": ("process_users", "get_data", "reader"),
@@ -37,7 +37,11 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     ),
     "update users set last_name = last_name": ("process_users",),
     "delete from users": ("process_users",),
-    "update state set data_version = data_version": ("process_users",),
+    "update state set rules = rules": ("process_users",),
+    "select * from versions": ("process_users", "get_data", "reader"),
+    "insert into versions values (-1)": ("process_users",),
+    "update versions set lineage = lineage": (),
+    "select nextval('commits'), setval('last_committer', 1)": ("process_users",),
     "create temporary table stage (a int)": ("process_users",),
     "insert into runs (state, pid) values ('ok', 1)": ("process_users",),
     "delete from ledger": ("process_users",),

@@ -124,7 +124,7 @@ def clone_database(server: Postgres, template: str) -> Iterator[Database]:
         # A clone has no rights of its template's; these are given to the database itself.
         apply_grants(session, wanted.folder / "grants.sql", wanted.roles)
         # Two clones are not to be taken for one: see the column.
-        session.run("update state set lineage = gen_random_uuid()")
+        session.run("update versions set lineage = gen_random_uuid()")
     yield database
     maintenance.run(f"drop database {name} with (force)")
 

@@ -14,14 +14,15 @@ revoke all on all tables in schema public from public, :"process_users", :"get_d
 revoke all on all sequences in schema public from public, :"process_users", :"get_data", :"reader";
 revoke all on all functions in schema public from public, :"process_users", :"get_data", :"reader";
 
-grant select on users, ledger, rejects, due, state, runs to :"reader";
-grant select on users, rejects, due, state, runs to :"get_data";
+grant select on users, ledger, rejects, due, state, versions, runs, held_locks to :"reader";
+grant select on users, rejects, due, versions, runs, held_locks to :"get_data";
 grant select, insert, update, delete on users, ledger, runs to :"process_users";
 grant select, update on state to :"process_users";
 grant select on rejects, due, held_locks to :"process_users";
--- Whoever may write here could stop all runs.
+-- Whoever may write here could stop all runs and commits.
 grant select, update on locks to :"process_users";
-grant select on held_locks to :"get_data", :"reader";
+grant select, update on sequence commits, last_committer to :"process_users";
+grant select, insert, delete on versions to :"process_users";
 grant execute on function shown_state(runs) to :"process_users", :"get_data", :"reader";
 
 -- Statistics are refreshed after a large load: by the run from Postgres 17 on, before that by autovacuum alone.

@@ -85,7 +85,7 @@ where grantee = 0 and (kind, privilege_type) <> ('schema', 'USAGE')
 # What a role must have, by kind: others follow from it in grants.sql.
 _NEEDS: Mapping[str, Mapping[str, str]] = {
     "process_users": {"users": "select, insert, update, delete", "ledger": "select, insert, update, delete"},
-    "get_data": {"users": "select", "state": "select", "runs": "select"},
+    "get_data": {"users": "select", "versions": "select", "runs": "select"},
     "reader": {"users": "select", "ledger": "select", "runs": "select"},
 }
 

@@ -28,7 +28,7 @@ select 1
 from pg_locks
 where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())
 """
-TABLES = ("users", "ledger", "runs", "state")
+TABLES = ("users", "ledger", "runs", "state", "versions")
 Files = Mapping[str, File | None]
 
 
@@ -110,7 +110,7 @@ class Scene:
 
     def restore(self) -> None:
         """Put tables and outputs back; whoever was killed may still hold a lock for a moment."""
-        self.owner.run("truncate users, ledger, runs, state")
+        self.owner.run("truncate users, ledger, runs, state, versions")
         for table in TABLES:
             self.owner.run(f"insert into {table} overriding system value table saved.{table}")
         for key, body in self.outputs.items():

@@ -213,10 +213,10 @@ def test_a_function_that_finds_itself_no_longer_alone_asks_again_before(race: Ra
     race.put({"1.csv": A})
 
     def count_commits() -> int:
-        before = look(race.owner).state["commits"]
+        before = look(race.owner).commits
         race.event("1.csv")
         assert race.begin_event("1.csv", held=True).result(LONGEST_S) == 204
-        return look(race.owner).state["commits"] - before
+        return look(race.owner).commits - before
 
     assert [count_commits() for _ in range(3)] == [3, 2, 2]  # the first finds out by a commit in vain
 

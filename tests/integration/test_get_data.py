@@ -310,7 +310,7 @@ def test_figures(client: FlaskClient, database: Database):
                ('running', 1, now(), null)
         """
     )
-    database.run("update state set data_version = 7")
+    database.run("update versions set version = 7")
     database.run("insert into ledger (key, revision, user_id, reason) values ('d.csv', 1, 'd', 'unreadable')")
     assert document(client.get("/stats")) == {
         "count": 3,
@@ -358,10 +358,10 @@ def test_tags_tell_apart_what_differs(client: FlaskClient, database: Database):
     assert len(set(before)) == len(paths)
     assert tags() == before
     assert client.get("/data?limit=005").headers["ETag"] == before[1]
-    database.run("update state set data_version = data_version + 1")
+    database.run("insert into versions (version) values (1)")
     changed = tags()
     assert not set(before) & set(changed)
-    database.run("update state set lineage = gen_random_uuid(), data_version = data_version - 1")
+    database.run("update versions set lineage = gen_random_uuid() where version = 1")
     assert not (set(before) | set(changed)) & set(tags())
 
 
@@ -478,7 +478,7 @@ def test_the_role_can_read_and_nothing_else(database: Database):
     with closing(database.connect("get_data")) as connection:
         for sql in (
             "delete from users",
-            "update state set data_version = 1",
+            "update versions set version = 1",
             "create temporary table t ()",
             "create table t ()",
             "select from ledger",

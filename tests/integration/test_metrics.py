@@ -42,7 +42,7 @@ def requests(route: str, code: str, method: str = "GET") -> tuple[str, tuple[tup
 
 def test_every_worker_counts(database: Database, start_function: StartFunction):
     insert_many(database, 7)
-    database.run("update state set data_version = 5")
+    database.run("insert into versions (version) values (5)")
     function = start_function("get-data", {**database.env("get_data"), "WORKERS": "3"})
     paths = ["/data/100001"] * 20 + ["/data/nobody"] * 10 + ["/data?limit=2"] * 5 + ["/nothing"] * 3
     with ThreadPoolExecutor(4) as pool:

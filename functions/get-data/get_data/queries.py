@@ -26,7 +26,11 @@ WALKED: LiteralString = "10000 + 50 * cast(:limit as bigint)"
 FEW: LiteralString = "1000 + cast(:limit as bigint)"
 # So many users who match are sorted before the first is sent; where more do, the next is never far.
 RARE: LiteralString = "50000"
-VERSION = Statement("select lineage::text, data_version from state", {})
+# By its index: however many versions there are, and were.
+_CURRENT: LiteralString = (
+    "(select lineage::text, version from versions order by version desc limit 1) as current"
+)
+VERSION = Statement(f"select * from {_CURRENT}", {})
 
 
 def build_page(asked: Filter, today: date, representation: Format) -> Statement:
@@ -73,8 +77,8 @@ def _build_page(
 ) -> Statement:
     return Statement(
         f"""
-select lineage::text, data_version, page.*
-from state
+select current.*, page.*
+from {_CURRENT}
 cross join (
     select string_agg(line, :separator order by user_id) filter (where place <= cast(:limit as bigint)),
            max(user_id) filter (where place <= cast(:limit as bigint)),
@@ -127,12 +131,12 @@ def build_user(user_id: str) -> Statement:
     """Return one user's record, null when there is none; with the version."""
     return Statement(
         f"""
-select lineage::text, data_version, (
+select current.*, (
     select {RECORD}
     from users
     where user_id = :user_id
 )
-from state
+from {_CURRENT}
 """,
         {"user_id": user_id},
     )
@@ -150,8 +154,8 @@ def build_stats(asked: Filter, today: date) -> Statement:
     bounds = [_to_moment(born_before(age, today)) for age in range(OLDEST, 0, -1)]
     return Statement(
         f"""
-select data_version, ages.by_age, ended.run, ended_well.run, (select count(*) from due)
-from state
+select current.version, ages.by_age, ended.run, ended_well.run, (select count(*) from due)
+from {_CURRENT}
 cross join (
     select coalesce(json_agg(json_build_array(age, users, pictures)), '[]') as by_age
     from (
@@ -190,7 +194,7 @@ def build_last_success() -> Statement:
 
 def build_figures() -> Statement:
     """Return the data version and how many users there are."""
-    return Statement("select data_version, (select count(*) from users) from state", {})
+    return Statement(f"select version, (select count(*) from users) from {_CURRENT}", {})
 
 
 def build_rejects(limit: int) -> Statement:

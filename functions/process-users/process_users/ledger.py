@@ -11,6 +11,7 @@ from serving.postgres import Connection
 
 ENTRIES_PAGE = 5_000
 COPIED_ROWS = 50_000
+FORGOTTEN_VERSIONS = 10_000  # at a time
 
 
 class Entry(NamedTuple):
@@ -41,13 +42,16 @@ def create_stage(connection: Connection) -> None:
 class Ledger:
     """The ledger over a connection that has its stage; picture paths begin with the name `bucket`.
 
+    New versions of the data are those of the run `run_id`; None: of an event, or of a dry run.
+
     `is_alone` until a commit finds that somebody else has committed since the last one of this session.
     """
 
-    def __init__(self, connection: Connection, *, bucket: str) -> None:
+    def __init__(self, connection: Connection, *, bucket: str, run_id: int | None = None) -> None:
         self.is_alone = True
         self._connection = connection
         self._bucket = bucket
+        self._run_id = run_id
 
     def use_copies(self) -> None:
         """From now on work on temporary copies of the tables: what is done then changes nothing."""
@@ -101,7 +105,7 @@ class Ledger:
     def commit(self) -> Iterator[None]:
         """Do the block in one transaction while no other can commit."""
         with self._connection.transaction():
-            self._connection.run("select from state for update")
+            self._connection.run("select from locks where name = 'commit' for update")
             yield
 
     def settle(self, outcomes: Sequence[Outcome]) -> Applied:
@@ -115,7 +119,7 @@ class Ledger:
             return self._settle(_SETTLE_STAGE)
 
     def _settle(self, statement: LiteralString, **params: object) -> Applied:
-        row = self._connection.run_prepared(statement, bucket=self._bucket, **params)[0]
+        row = self._connection.run_prepared(statement, bucket=self._bucket, run_id=self._run_id, **params)[0]
         upserted, conflicts, alone = row
         self.is_alone = self.is_alone and alone
         return Applied(upserted, conflicts)
@@ -134,7 +138,9 @@ class Ledger:
         with self.commit():
             removed = self._connection.run_prepared(_REMOVE_USERS, user_ids=list(user_ids))[0][0]
             if removed:
-                self._connection.run(_STEP_DATA_VERSION)
+                self._connection.run(
+                    "select pg_temp.add_version(cast(:run_id as bigint))", run_id=self._run_id
+                )
         return removed
 
     def fetch_rejects(self, limit: int) -> list[dict[str, str]]:
@@ -145,6 +151,13 @@ class Ledger:
     def count_rejects(self) -> int:
         """Return how many objects are rejected now."""
         return self._connection.run("select count(*) from rejects")[0][0]
+
+    def forget_old_versions(self) -> None:
+        """Forget the versions older than 30 days, but never the current one."""
+        while (
+            self._connection.run(_FORGET_OLD_VERSIONS, limit=FORGOTTEN_VERSIONS)[0][0] == FORGOTTEN_VERSIONS
+        ):
+            pass
 
     def count_users(self) -> int:
         """Return how many users there are now."""
@@ -162,8 +175,19 @@ create temp table stage (
     picture smallint, first_name text, last_name text, birthts bigint, reason text, detail text
 ) on commit delete rows;
 
+create function pg_temp.add_version(run_id bigint) returns void
+language plpgsql
+as $$
+begin
+    insert into versions (version, run_id)
+    select coalesce(max(version), 0) + 1, add_version.run_id
+    from versions;
+end
+$$;
+
 create function pg_temp.settle(
-    outcomes stage[], bucket text, out upserted bigint, out conflicts text[], out alone boolean
+    outcomes stage[], bucket text, run_id bigint,
+    out upserted bigint, out conflicts text[], out alone boolean
 )
 language plpgsql
 -- A batch is small beside the ledger, which the planner cannot know: it would read all of it for a join.
@@ -173,18 +197,20 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
     this_commit bigint;
+    this_session bigint := nullif(current_setting('rollcall.session', true), '');
     touched text[];  -- the users to decide about
     pictures text[];  -- that each of them has now
     rejects_changed boolean;
     any_gone boolean;
 begin
-    -- The row of state makes commits serial. The session remembers its last transaction that wrote it, and
-    -- not the number of that commit, which a database that was put back from a backup counts once more.
-    select commits + 1, xmin::text is not distinct from current_setting('rollcall.last_commit', true)
-    into this_commit, alone
-    from state
-    for update;
-    perform set_config('rollcall.last_commit', pg_current_xact_id()::xid::text, false);
+    if this_session is null then
+        this_session := (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775806) + 1;
+        perform set_config('rollcall.session', this_session::text, false);
+    end if;
+    perform from locks where name = 'commit' for update;
+    this_commit := nextval('commits');
+    alone := (select last_value from last_committer) = this_session;
+    perform setval('last_committer', this_session);
 
     select coalesce(array_agg(key) filter (where is_conflict), '{}'),
            array_agg(distinct user_id) filter (where not is_conflict),
@@ -294,12 +320,12 @@ begin
     )
     select upserted + count(*) into upserted from changed;
 
-    -- A new lineage too: a database put back from a backup counts its versions once more, for other data.
-    update state
-    set commits = this_commit,
-        data_version = data_version + cast(upserted > 0 as integer),
-        lineage = case when upserted > 0 then gen_random_uuid() else lineage end,
-        rejects_version = rejects_version + cast(rejects_changed as integer);
+    if upserted > 0 then
+        perform pg_temp.add_version(run_id);
+    end if;
+    if rejects_changed then
+        update state set rejects_version = rejects_version + 1;
+    end if;
 end
 $$;
 """
@@ -313,7 +339,12 @@ begin
     create temp table users (like public.users including all);
     create temp table ledger (like public.ledger including all);
     create temp table state (like public.state including all);
+    create temp table locks (like public.locks including all);
+    create temp table versions (like public.versions including all);
+    create temp sequence commits;
+    create temp sequence last_committer;
     insert into state select * from public.state;
+    insert into locks select * from public.locks;
     execute 'create temp view rejects as ' || rejects;
 end
 $$
@@ -345,10 +376,18 @@ with copied as (
 select max(key) from copied
 """
 
-_STEP_DATA_VERSION = """
-update state
-set data_version = data_version + 1,
-    lineage = gen_random_uuid()
+# The oldest come first by the index, so no more are looked at than are deleted.
+_FORGET_OLD_VERSIONS = """
+with forgotten as (
+    delete from versions
+    where version = any(array(
+        select version
+        from (select version, at from versions order by version limit cast(:limit as bigint)) oldest
+        where at < now() - interval '30 days'
+    )) and version < (select max(version) from versions)
+    returning 1
+)
+select count(*) from forgotten
 """
 
 # Entries without a user or a reason only remember, until the next run, that an event found nothing there.
@@ -411,14 +450,15 @@ copy stage from stdin (
 
 _SETTLE_STAGE = """
 select upserted, conflicts, alone
-from pg_temp.settle(array(select s from stage s), cast(:bucket as text))
+from pg_temp.settle(array(select s from stage s), cast(:bucket as text), cast(:run_id as bigint))
 """
 
 _SETTLE = """
 select upserted, conflicts, alone
 from pg_temp.settle(
     array(select o from json_populate_recordset(cast(null as stage), cast(:outcomes as json)) o),
-    cast(:bucket as text)
+    cast(:bucket as text),
+    cast(:run_id as bigint)
 )
 """
 

@@ -49,7 +49,7 @@ USERS = Output(
     header=tuple(USER_CELLS),
     query=f"select {USER_ROW} from users order by user_id {FIRST_ROWS_SOON}",  # noqa: S608  constants
     finish=to_csv,
-    fetch_state="select data_version, output_version, output_etag from state",
+    fetch_state="select (select max(version) from versions), output_version, output_etag from state",
     store_state="""
         update state
         set output_version = cast(:version as bigint),

@@ -104,11 +104,12 @@ def _carry_out(settings: Settings, connection: Connection, options: Options, run
     started = time.monotonic()
     counts = Counts()
     log("run.started", run_id=run.run_id, full=options.full)
-    ledger = Ledger(connection, bucket=settings.source_bucket)
+    ledger = Ledger(connection, bucket=settings.source_bucket, run_id=run.run_id)
     try:
         report = lambda: record_progress(connection, run, counts)  # noqa: E731
         _settle_all(settings, ledger, options, counts=counts, report=report)
         rows = store_outputs(connection, settings)
+        ledger.forget_old_versions()
         document = {
             "run_id": run.run_id,
             "state": "ok",

@@ -16,7 +16,7 @@ create index users_birthdate on users (birthdate, user_id);
 create table ledger (
     key text collate "C" primary key,
     etag text,                      -- of the answer that was read; null: every run reads it again
-    revision bigint not null,       -- state.commits when it was written
+    revision bigint not null,       -- the number of the commit that wrote it
     user_id text collate "C",       -- null: the key names no user
     picture smallint,               -- null: a record; 0 png, 1 jpg, 2 jpeg: the lowest is the user's
     first_name text,                -- of a valid record, so that it can take over without being read again
