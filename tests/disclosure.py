@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from serving.problems import CODES
+from serving.store_reasons import list_hints
 
 FUNCTIONS = ("get-data", "process-users")
 SECRETS = ("PGPASSWORD", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "API_TOKEN", "EVENTS_TOKEN")
@@ -20,14 +21,23 @@ ROUTE = re.compile(r"(/(<[a-z_]+>|[a-z]+(\.json)?)?)*")  # a template
 PLACE = re.compile(r"[a-z0-9_]+\.py:\d+ [\w<>]+")
 WORD = re.compile(r"[A-Za-z]+")
 SQLSTATE = re.compile(r"[0-9A-Z]{5}")
-CAUSE = re.compile(
-    r"None|Postgres (answered [0-9A-Z]{0,5}|did not answer a moment ago|is away)"
-    r"|the connection to Postgres failed: \w+|storing (output|rejects)\.csv failed: \w+"
-    r"|(listing the bucket [a-z0-9-]+|asking for (output|rejects)\.csv) was answered (\d+|not at all)"
-    r"|the bucket is gone|a listing was answered with something else"
-    r"|\d+ objects were not answered one after the other"
+_HINT = "|".join(map(re.escape, list_hints()))
+_REASON = rf"(([A-Za-z][A-Za-z0-9.]*|no reason) \(\d+\)|[\w .,:'()-]{{1,250}}): ({_HINT})"
+_OUTPUT = r"[a-z0-9.-]+/(output|rejects)\.csv"
+_STORE = (
+    rf"(the bucket [a-z0-9.-]+ cannot be listed|{_OUTPUT} cannot be (looked at|written)): {_REASON}"
+    rf"|(the bucket is gone|\d+ objects in a row could not be read): {_REASON}"
+    r"|the bucket [a-z0-9.-]+ cannot be listed: the answer is not one of S3, check MINIO_ENDPOINT"
+    r"|the store lists the bucket [a-z0-9.-]+ without ETags"
     r"|the store does not list keys in the order of their bytes"
+    r"|[a-z0-9.-]+/\S* lists no object although it did before; nothing was changed\. If that is meant, "
+    r"run again with allow_empty=true"
 )
+_CAUSE = (
+    r"None|Postgres (answered [0-9A-Z]{0,5}|did not answer a moment ago|is away)"
+    rf"|the connection to Postgres failed: \w+|{_STORE}"
+)
+CAUSE = re.compile(rf"{_CAUSE}|cannot reach (postgres: ({_CAUSE}))?(; )?(store: ({_CAUSE}))?")
 
 
 def _is_number(value: object) -> bool:

@@ -84,7 +84,8 @@ class Application:
             response = route.handler(request, **variables)
         except ProblemError as problem:
             if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                log("request.failed", level=logging.WARNING, code=problem.code, cause=str(problem.__cause__))
+                cause = str(problem.__cause__ or problem.detail)
+                log("request.failed", level=logging.WARNING, code=problem.code, cause=cause)
             response = self._answer_problem(request, problem)
         except Exception as error:  # noqa: BLE001  the boundary: nothing of an error may leave
             log_error("request.crashed", error, route=template)
@@ -140,11 +141,14 @@ class Application:
     def _ready(self, request: Request) -> Response:
         """Answer 200 when every dependency can be reached, else 503 naming those that cannot."""
         with ThreadPoolExecutor(len(self._checks)) as pool:  # at once: each may take as long as an answer may
-            passed = dict(zip(self._checks, pool.map(_passes, self._checks.values()), strict=True))
-        away = sorted(name for name, has_passed in passed.items() if not has_passed)
+            problems = dict(zip(self._checks, pool.map(_find_problem, self._checks.values()), strict=True))
+        away = {name: problem for name, problem in sorted(problems.items()) if problem is not None}
         if away:
             code = "database_unavailable" if "postgres" in away else "store_unavailable"
-            raise ProblemError(code, f"cannot reach {', '.join(away)}", members={"unavailable": away})
+            why = "; ".join(
+                f"{name}: {problem.__cause__ or problem.detail}" for name, problem in away.items()
+            )
+            raise ProblemError(code, f"cannot reach {why}", members={"unavailable": list(away)})
         return to_json({"status": "ready"})
 
 
@@ -164,12 +168,12 @@ def _alive(request: Request) -> Response:
     return to_json({"status": "alive"})
 
 
-def _passes(check: Callable[[], None]) -> bool:
+def _find_problem(check: Callable[[], None]) -> ProblemError | None:
     try:
         check()
-    except ProblemError:
-        return False
-    return True
+    except ProblemError as problem:
+        return problem
+    return None
 
 
 def _check_path(request: Request) -> None:

@@ -21,6 +21,8 @@ from minio.error import InvalidResponseError, MinioAdminException, S3Error, Serv
 from minio.notificationconfig import NotificationConfig, QueueConfig
 
 from serving.settings import Environment, StoreSettings
+from serving.store import build_client, build_pool, describe_error
+from serving.store_reasons import CERTIFICATES, TLS
 
 EVENTS = ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]
 TIMEOUT = urllib3.Timeout(connect=3, read=20)
@@ -69,15 +71,8 @@ class ObjectStore:
 
     def client(self, credentials: Credentials) -> Minio:
         """Return an S3 client for these keys."""
-        parts = urlsplit(self.endpoint)
-        return Minio(
-            endpoint=parts.netloc,
-            access_key=credentials.access_key,
-            secret_key=credentials.secret_key,
-            secure=parts.scheme == "https",
-            region=self.region,
-            http_client=_pool(),
-        )
+        settings = self._settings(credentials)
+        return build_client(settings, self._pool(settings))
 
     def admin(self) -> MinioAdmin:
         """Return a client of MinIO's admin API."""
@@ -87,7 +82,7 @@ class ObjectStore:
             credentials=StaticProvider(self.root.access_key, self.root.secret_key),
             region=self.region,
             secure=parts.scheme == "https",
-            http_client=_pool(),
+            http_client=self._pool(self._settings(self.root)),
         )
 
     @contextmanager
@@ -97,12 +92,23 @@ class ObjectStore:
             yield
         except (S3Error, InvalidResponseError, MinioAdminException) as error:
             raise StoreSetupError(
-                f"the object store at {self.endpoint} refuses: {_message(error)}"
+                f"the object store at {self.endpoint} refuses: {_describe(error)}"
             ) from error
         except (ServerError, urllib3.exceptions.HTTPError, OSError) as error:
-            raise StoreNotReadyError(
-                f"the object store at {self.endpoint} cannot be reached: {error}"
-            ) from error
+            told = f"the object store at {self.endpoint} cannot be reached: {_describe(error)}"
+            # What will not pass is not waited for.
+            kind = StoreSetupError if CERTIFICATES in told or TLS in told else StoreNotReadyError
+            raise kind(told) from error
+
+    def _settings(self, credentials: Credentials) -> StoreSettings:
+        keys = (credentials.access_key, credentials.secret_key)
+        return StoreSettings(self.endpoint, self.region, *keys, self.ca_file, self.ca_dir)
+
+    def _pool(self, settings: StoreSettings) -> urllib3.PoolManager:
+        retries = urllib3.Retry(
+            total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False
+        )
+        return build_pool(settings, timeout=TIMEOUT, retries=retries)
 
 
 def make_bucket(client: Minio, bucket: str) -> bool:
@@ -207,18 +213,7 @@ def _normal(policy: Any) -> Any:
     return policy
 
 
-def _pool() -> urllib3.PoolManager:
-    return urllib3.PoolManager(timeout=TIMEOUT, retries=urllib3.Retry(total=2, backoff_factor=0.2))
-
-
-def _message(error: Exception) -> str:
-    """Take the server's sentence out of what the clients raise."""
-    if isinstance(error, S3Error):
-        return f"{error.message} ({error.code})"
-    if isinstance(error, MinioAdminException):
-        try:
-            answer = json.loads(error._body)
-            return f"{answer['Message']} ({answer['Code']})"
-        except (AttributeError, ValueError, KeyError):
-            return str(error)
-    return str(error).splitlines()[0]
+def _describe(error: Exception) -> str:
+    """Say what an error of the clients says, by the names of set-up's variables."""
+    said = describe_error(error).replace("MINIO_ACCESS_KEY", "MINIO_ROOT_USER")
+    return said.replace("MINIO_SECRET_KEY", "MINIO_ROOT_PASSWORD")

@@ -182,7 +182,7 @@ def test_readiness_names_all_that_is_away():
         "title": "Service Unavailable",
         "status": 503,
         "code": "database_unavailable",
-        "detail": "cannot reach postgres, store",
+        "detail": "cannot reach postgres: Postgres is away; store: Postgres is away",
         "unavailable": ["postgres", "store"],
     }
     assert response.headers["Retry-After"] == "5"

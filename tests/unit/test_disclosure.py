@@ -11,6 +11,8 @@ ENV = {"PGPASSWORD": "a-long-password"}
         '"request", "method": "GET", "route": "/data/<user_id>/image", "status": 200, "ms": 0.6}',
         '"request", "method": "GET", "route": "", "status": 404, "ms": 7}',
         '"request.failed", "code": "database_unavailable", "cause": "Postgres answered 57P01"}',
+        '"request.failed", "code": "store_unavailable", "cause": "the bucket src-data cannot be listed: '
+        'SlowDown (503): the store cannot do it now"}',
         '"export.cut", "error": "OSError", "code": null, "where": ["users.py:98 read_chunks"]}',
     ],
 )
@@ -25,6 +27,7 @@ def test_what_the_functions_log_is_no_disclosure(line: str):
         '"request", "method": "GET", "route": "/data/<user_id>", "path": "/data"}',
         '"request.failed", "code": "internal", "cause": "no user Ada"}',
         '"request.failed", "code": "internal", "cause": "storing 1000.csv failed: OSError"}',
+        '"request.failed", "code": "internal", "cause": "a/1000.csv cannot be read: SlowDown (503)"}',
         '"export.cut", "error": "King, Ada"}',
         '"user.changed"}',
         '"request"',

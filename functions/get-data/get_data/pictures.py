@@ -1,11 +1,12 @@
 """Addresses of pictures: signed for a short while, so that browsers fetch them from the store itself."""
 
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from serving.settings import StoreSettings
+from serving.store import build_client
 
 if TYPE_CHECKING:
     from minio import Minio
@@ -19,8 +20,7 @@ class Pictures:
     """Signs addresses under the endpoint that browsers know; asks nobody."""
 
     def __init__(self, store: StoreSettings, public_endpoint: str) -> None:
-        self._store = store
-        self._endpoint = urlsplit(public_endpoint)
+        self._store = replace(store, endpoint=public_endpoint)
 
     def build_address(self, img_path: str) -> str:
         """Return the address of a picture by its bucket and key, good for LINK_S."""
@@ -36,13 +36,4 @@ class Pictures:
 
     @cached_property
     def _client(self) -> "Minio":
-        # Imported with the first picture: it takes longer to import than all the rest.
-        from minio import Minio
-
-        return Minio(
-            endpoint=self._endpoint.netloc,
-            access_key=self._store.access_key,
-            secret_key=self._store.secret_key,
-            secure=self._endpoint.scheme == "https",
-            region=self._store.region,  # else it would ask the store for it
-        )
+        return build_client(self._store)

@@ -57,6 +57,7 @@ class Bucket:
     def __init__(self, settings: StoreSettings, name: str) -> None:
         self._name = name
         self._transfers = Transfers(settings)
+        self._failure = ""  # why the last object without a clear answer had none
 
     def close(self) -> None:
         """Close the connections to the store."""
@@ -78,6 +79,9 @@ class Bucket:
             if any(place >= following for place, following in pairwise(places)):
                 # Compared with the ledger key by key, such a listing would hide objects.
                 raise StoreUnavailableError("the store does not list keys in the order of their bytes")
+            if page and not any(listed.etag for listed in page):
+                # By it the next run knows what has changed: without, it would read every object again.
+                raise StoreUnavailableError(f"the store lists the bucket {self._name} without ETags")
             last = places[-1]
             if end is not None and last > to_place(end):
                 token, page = None, [listed for listed in page if to_place(listed.key) <= to_place(end)]
@@ -94,7 +98,7 @@ class Bucket:
         """
         left, refused = list(sources), []
         for pause_s in (*pauses_s, None):
-            left = yield from self._read_once(left, refused)
+            left = yield from self._read_once({self._to_request(source): source for source in left}, refused)
             if not left and not refused:
                 return
             self.check()
@@ -103,17 +107,17 @@ class Bucket:
             if pause_s is not None:
                 time.sleep(pause_s)
         if len(left) > CONCURRENCY:
-            raise StoreUnavailableError(f"{len(left)} objects were not answered one after the other")
+            raise StoreUnavailableError(f"{len(left)} objects in a row could not be read: {self._failure}")
         yield from (Reading(source, Presence.UNREADABLE) for source in (*left, *refused))
 
     def fetch_etag(self, key: str) -> str | None:
         """Return the etag of an object, or None when there is none that we may see."""
         response = self._ask(Request(quote_path(self._name, key), byte_range="0-0"), LISTING_TIMEOUT_S)
-        if response.status in (200, 206, 416):
+        if response.status in (200, 206, 416):  # 416: it is empty, which no output is
             return response.etag
         if response.status in (403, 404):
             return None
-        raise StoreUnavailableError(f"asking for {key} was answered {response.status or 'not at all'}")
+        raise StoreUnavailableError(f"{self._name}/{key} cannot be looked at: {response.reason}")
 
     def check(self) -> None:
         """Raise StoreUnavailableError when the bucket cannot be listed now."""
@@ -140,12 +144,13 @@ class Bucket:
         text = "&".join(f"{name}={quote_text(value)}" for name, value in query.items() if value)
         response = self._ask(Request(quote_path(self._name), text), timeout_s)
         if response.status != 200:
-            answer = response.status or "not at all"
-            raise StoreUnavailableError(f"listing the bucket {self._name} was answered {answer}")
+            raise StoreUnavailableError(f"the bucket {self._name} cannot be listed: {response.reason}")
         try:
             return parse_page(response.body)
         except ElementTree.ParseError as error:
-            raise StoreUnavailableError("a listing was answered with something else") from error
+            raise StoreUnavailableError(
+                f"the bucket {self._name} cannot be listed: the answer is not one of S3, check MINIO_ENDPOINT"
+            ) from error
 
     def _ask(self, request: Request, timeout_s: float) -> Response:
         """Send one request; again, while there is time, when there is no answer or a server's error."""
@@ -160,27 +165,35 @@ class Bucket:
         raise AssertionError("the last pause is None")
 
     def _read_once(
-        self, sources: list[SourceKey], refused: list[SourceKey]
+        self, left: dict[Request, SourceKey], refused: list[SourceKey]
     ) -> Generator[Reading, None, list[SourceKey]]:
         """Ask once for each, until the store falls silent; returns those without a clear answer.
 
         Those that the store refuses to give, whose next answer would be the same, are added to `refused`.
         """
-        left = {self._to_request(source): source for source in sources}
+        empty: list[SourceKey] = []
         last_answer = time.monotonic()
         with closing(self._transfers.send(list(left))) as answers:
             for request, response in answers:
-                reading = _to_reading(left[request], response)
-                if reading is not None:
+                if response.status == 416 and not response.etag and request.byte_range:
+                    empty.append(left.pop(request))
+                elif reading := _to_reading(left[request], response):
                     del left[request]
                     yield reading
-                    last_answer = time.monotonic()
                 elif 400 <= response.status < 500 and response.status not in TRY_AGAIN:
                     refused.append(left.pop(request))
-                    last_answer = time.monotonic()
-                elif time.monotonic() - last_answer >= SILENCE_S:
-                    break
-        return list(left.values())
+                else:
+                    self._failure = response.reason
+                    if time.monotonic() - last_answer >= SILENCE_S:
+                        break
+                    continue
+                last_answer = time.monotonic()
+        unclear = list(left.values())
+        if empty:
+            # A part of an empty object is refused without its etag, the whole is not.
+            whole = {Request(quote_path(self._name, source.key), max_bytes=1): source for source in empty}
+            unclear += yield from self._read_once(whole, refused)
+        return unclear
 
     def _to_request(self, source: SourceKey) -> Request:
         path = quote_path(self._name, source.key)
@@ -207,6 +220,6 @@ def _to_reading(source: SourceKey, response: Response) -> Reading | None:
         )
     if response.status == 404:
         if b"NoSuchBucket" in response.body:
-            raise StoreUnavailableError("the bucket is gone")
+            raise StoreUnavailableError(f"the bucket is gone: {response.reason}")
         return Reading(source, Presence.GONE)
     return None

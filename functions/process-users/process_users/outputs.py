@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import LiteralString
-from urllib.parse import urlsplit
 
 from process_users.bucket import Bucket, StoreUnavailableError
 from process_users.settings import Settings, StoreSettings
 from serving.csv_lines import USER_CELLS, USER_ROW, to_csv
 from serving.postgres import FIRST_ROWS_SOON, Connection
+from serving.store import build_client, build_pool, describe_error
 
 PART_BYTES = 5 << 20  # the smallest that S3 takes
 FETCHED_ROWS = 2_000
@@ -103,24 +103,14 @@ def _store(connection: Connection, output: Output, settings: Settings, bucket: B
 def _upload(store: StoreSettings, bucket: str, key: str, text: "_CsvText") -> str:
     """Upload a stream of unknown length and return its etag; nobody sees it before it is whole."""
     # Imported where it is used: a run that changes nothing does without it.
-    from minio import Minio
     from minio.error import MinioException
-    from urllib3 import PoolManager, Retry, Timeout
+    from urllib3 import Retry, Timeout
     from urllib3.exceptions import HTTPError
 
-    address = urlsplit(store.endpoint)
     # A store that falls silent costs two of these: that of the upload and that of giving it up.
-    with PoolManager(
-        timeout=Timeout(connect=2, read=4), retries=Retry(2, read=0, backoff_factor=0.2)
-    ) as pool:
-        client = Minio(
-            endpoint=address.netloc,
-            access_key=store.access_key,
-            secret_key=store.secret_key,
-            secure=address.scheme == "https",
-            region=store.region,
-            http_client=pool,
-        )
+    timeout, retries = Timeout(connect=2, read=4), Retry(2, read=0, backoff_factor=0.2)
+    with build_pool(store, timeout=timeout, retries=retries) as pool:
+        client = build_client(store, pool)
         try:
             result = client.put_object(
                 bucket_name=bucket,
@@ -132,7 +122,9 @@ def _upload(store: StoreSettings, bucket: str, key: str, text: "_CsvText") -> st
                 content_type="text/csv; charset=utf-8",
             )
         except (MinioException, HTTPError, OSError) as error:
-            raise StoreUnavailableError(f"storing {key} failed: {type(error).__name__}") from error
+            raise StoreUnavailableError(
+                f"{bucket}/{key} cannot be written: {describe_error(error)}"
+            ) from error
     return (result.etag or "").strip('"')
 
 

@@ -119,8 +119,10 @@ def _carry_out(settings: Settings, connection: Connection, options: Options, run
         }
         end_run(connection, run, counts, rejected=document["rejected"], error=None)
     except Exception as error:
-        code = error.code if isinstance(error, EXPECTED_ERRORS) else "internal"
-        log_error("run.failed", error, run_id=run.run_id, problem=code)
+        is_expected = isinstance(error, EXPECTED_ERRORS)
+        code = error.code if is_expected else "internal"
+        told = {"cause": str(error)} if is_expected else {}  # of others it may quote data
+        log_error("run.failed", error, run_id=run.run_id, problem=code, **told)
         with suppress(DatabaseUnavailableError):  # then the run shows as lost
             end_run(connection, run, counts, rejected=ledger.count_rejects(), error=code)
         raise

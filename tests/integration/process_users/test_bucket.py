@@ -96,8 +96,31 @@ def test_a_bucket_that_is_not_there_is_a_store_that_is_away(pipeline: Pipeline):
     key = pipeline.bucket.store.key
     settings = StoreSettings(pipeline.bucket.store.endpoint, "us-east-1", key.access, key.secret)
     bucket = Bucket(settings, "no-such-bucket")
-    with pytest.raises(StoreUnavailableError, match="listing the bucket no-such-bucket was answered 404"):
+    with pytest.raises(StoreUnavailableError, match=r"no-such-bucket cannot be listed: NoSuchBucket \(404\)"):
         list(bucket.list_pages(""))
     with pytest.raises(StoreUnavailableError):
         list(bucket.read([to_source("1000.csv")]))
     bucket.close()
+
+
+def test_an_empty_picture_has_an_etag_as_every_other(pipeline: Pipeline, source: Bucket):
+    keys = [f"{number}.png" for number in range(40)]
+    for key in keys:
+        pipeline.put(key, b"")
+    pipeline.put("full.png")
+    (listed,) = source.list_pages("")
+    etags = {reading.source.key: reading.etag for reading in source.read(map(to_source, [*keys, "full.png"]))}
+    assert etags == {found.key: found.etag for found in listed}
+    assert all(etags.values())
+
+
+def test_an_empty_picture_over_another_is_settled_by_one_run(pipeline: Pipeline, asked: list[str]):
+    pipeline.put("1000.csv")
+    pipeline.put("1000.png")
+    pipeline.run()
+    pipeline.put("1000.png", b"")
+    pipeline.run()
+    asked.clear()
+    assert pipeline.run()["unchanged"] == 2
+    assert asked == []
+    assert "rollcall_due_objects 0.0" in pipeline.client().get("/metrics").text

@@ -1,5 +1,6 @@
 """What happens when the store or Postgres is away: in time, recorded, and over when they are back."""
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from pipeline import ONE_STORE, Pipeline, document
-from rig import Bucket, Database, Store, prepare_database
+from rig import Bucket, Database, Store, prepare_database, run_function
 
 from rollcall.ports import HOST, choose_port
 from rollcall.servers import Key, embedded_postgres, rclone_s3
@@ -189,6 +190,59 @@ def test_wrong_credentials_and_addresses_are_a_dependency_that_is_away(
     assert (response.status_code, problem["code"], response.headers["Retry-After"]) == (503, code, "5")
     assert document(client.get("/readyz"))["unavailable"] == [away]
     assert not any(value in response.text for value in settings.values())
+
+
+@ONE_STORE
+@pytest.mark.parametrize(
+    ("settings", "reason", "hint"),
+    [
+        ({"MINIO_SECRET_KEY": "wrong-secret"}, "SignatureDoesNotMatch (403)", "check MINIO_SECRET_KEY"),
+        ({"MINIO_ACCESS_KEY": "nobody-at-all"}, "InvalidAccessKeyId (403)", "check MINIO_ACCESS_KEY"),
+        ({"SOURCE_BUCKET": "no-such"}, "NoSuchBucket (404)", "check the name of the bucket, or run set-up"),
+        ({"OUTPUT_BUCKET": "no-such"}, "NoSuchBucket (404)", "check the name of the bucket, or run set-up"),
+        (
+            {"MINIO_ENDPOINT": "http://127.0.0.1:1"},
+            "refused",
+            "check MINIO_ENDPOINT, and that the store runs",
+        ),
+        (
+            {"MINIO_ENDPOINT": "http://s.invalid"},
+            "resolve host: s.invalid",
+            "check the host in MINIO_ENDPOINT",
+        ),
+    ],
+)
+def test_what_the_store_says_is_told(
+    pipeline: Pipeline,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, str],
+    reason: str,
+    hint: str,
+):
+    pipeline.put("1000.csv")
+    client = pipeline.client(**settings)
+    capsys.readouterr()
+    detail = document(client.post("/data"))["detail"]
+    assert f"{reason}: {hint}" in detail
+    logged = read_log(capsys)
+    assert [line["cause"] for line in logged if "cause" in line] == [detail] * 2
+    if "OUTPUT_BUCKET" not in settings:  # which readiness does not look at
+        response = client.get("/readyz")
+        assert f"{reason}: {hint}" in document(response)["detail"]
+        causes = [line["cause"] for line in read_log(capsys) if line["event"] == "request.failed"]
+        assert causes == [document(response)["detail"]]
+
+
+def read_log(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@ONE_STORE
+def test_what_is_no_store_is_told_as_that(pipeline: Pipeline, tmp_path: Path):
+    """Such as a console, at a port beside the store's."""
+    with run_function("get-data", pipeline.database.env("get_data"), home=tmp_path / "get-data") as other:
+        client = pipeline.client(MINIO_ENDPOINT=other.url)
+        assert "check MINIO_ENDPOINT" in document(client.post("/data"))["detail"]
 
 
 @ONE_STORE

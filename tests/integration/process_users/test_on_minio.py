@@ -1,15 +1,19 @@
 """What only a store with users, policies and odd keys can show; collected when MINIO_BINARY names one."""
 
 import json
+import os
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from string import Template
 
 import pytest
 from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
-from pipeline import Pipeline, to_csv
-from rig import REPOSITORY
+from pipeline import Pipeline, document, to_csv
+from rig import REPOSITORY, Bucket, Database, Store, make_buckets
+
+from rollcall.servers import Key, minio_s3
 
 pytestmark = pytest.mark.parametrize("store", ["minio"], indirect=True)
 
@@ -126,3 +130,23 @@ def test_many_objects_that_may_not_be_read_stop_no_other(pipeline: Pipeline, all
     assert set(pipeline.rejects().values()) == {"unreadable"}
     allow(without=[])
     assert pipeline.run()["upserted"] == 40
+
+
+@pytest.mark.usefixtures("store")
+def test_another_region_is_told_as_that(database: Database, tmp_path: Path):
+    key = Key("access", "secret-of-tests")
+    binary = Path(os.environ["MINIO_BINARY"])
+    with minio_s3(tmp_path, binary=binary, root=key, env={"MINIO_REGION": "eu-central-1"}) as server:
+        bucket = Bucket(Store("minio", server.port, key), source="src-data", output="processed-data")
+        with Pipeline(bucket, database) as pipeline:
+            detail = document(pipeline.client().post("/data"))["detail"]
+    assert "AuthorizationHeaderMalformed (400): check MINIO_REGION" in detail
+
+
+def test_a_key_without_rights_is_told_as_that(pipeline: Pipeline, allow: Callable[..., None]):
+    allow(without=[])
+    others = make_buckets(pipeline.bucket.store)
+    detail = document(pipeline.client(SOURCE_BUCKET=others.source).post("/data"))["detail"]
+    assert f"the bucket {others.source} cannot be listed: AccessDenied (403): check the policy" in detail
+    detail = document(pipeline.client(OUTPUT_BUCKET=others.output).post("/data"))["detail"]
+    assert f"{others.output}/output.csv cannot be written: AccessDenied (403): check the policy" in detail
