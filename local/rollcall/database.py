@@ -41,16 +41,17 @@ OLDEST_VERSION = 14
 
 
 # What would make set-up, or the functions after it, fail: a sentence each, with the statement that mends it.
-_PROBLEMS: LiteralString = """
+_DATABASE_PROBLEMS: LiteralString = """
 select format('its encoding is %s: make it anew with encoding ''UTF8'' template template0', charset)
 from pg_database, pg_encoding_to_char(encoding) as charset
-where datname = current_database() and charset <> 'UTF8'
+where datname = cast(:name as name) and charset <> 'UTF8'
 union all
 select format('it belongs to %1$s, and %2$I may not act for %1$s; have this run by %1$s or a superuser: '
               'alter database %3$I owner to %2$I', datdba::regrole, current_user, datname)
 from pg_database
-where datname = current_database() and not pg_has_role(datdba, 'usage')
-union all
+where datname = cast(:name as name) and not pg_has_role(datdba, 'usage')
+"""
+_PROBLEMS: LiteralString = """
 select format('%I may not create in schema public; have this run by %s: grant create on schema public to %I',
               current_user, nspowner::regrole, current_user)
 from pg_namespace
@@ -60,7 +61,7 @@ select format('table %s belongs to %s; have this run by a superuser: alter table
               oid::regclass, relowner::regrole, oid::regclass, current_user)
 from pg_class
 where relnamespace = to_regnamespace('public') and relkind in ('r', 'p', 'v')
-  and not pg_has_role(relowner, 'usage')
+  and (not pg_has_role(relowner, 'usage') or pg_get_userbyid(relowner) = any(cast(:roles as text[])))
 union all
 select format('row security hides rows of table %s: alter table %s disable row level security',
               oid::regclass, oid::regclass)
@@ -126,6 +127,7 @@ def create_database(maintenance: Session, name: str) -> bool:
     )
     if problem:
         raise DatabaseSetupError(problem)
+    _refuse(name, maintenance.run(_DATABASE_PROBLEMS, name=name))
     if maintenance.run("select from pg_database where datname = :name", name=name):
         return False
     maintenance.order(f"create database {identifier(name)} encoding 'UTF8' template template0")
@@ -146,7 +148,9 @@ def prepare(wanted: Wanted) -> Changes:
     with open_session(settings) as session:
         if session.run("select to_regnamespace('public') is null")[0][0]:
             session.order("create schema public")
-        _check_database(session, migrations)
+        names = [role.name for role in wanted.roles.values()]
+        _refuse(settings.database, session.run(_PROBLEMS, roles=names))
+        _refuse(settings.database, _find_strangers(session, migrations))
         changed_roles = roles.put_roles(session, wanted.roles)
         parameters = _find_parameters(session)
     applied = migrate(settings, migrations, parameters)
@@ -224,14 +228,14 @@ def _end_impostors(session: Session, wanted: Roles) -> None:
     )
 
 
-def _check_database(session: Session, migrations: Path) -> None:
-    """Refuse a database that holds other things, or that would not work; nothing is changed in it."""
-    problems = [problem for (problem,) in session.run(_PROBLEMS)] or _find_strangers(session, migrations)
+def _refuse(name: str, problems: list[list[str]]) -> None:
+    """Raise when there are problems: of a database that would not work, before anything is changed in it."""
     if problems:
-        raise DatabaseSetupError(f"database {session.database} cannot be used:\n  " + "\n  ".join(problems))
+        lines = "\n  ".join(problem for (problem,) in problems)
+        raise DatabaseSetupError(f"database {name} cannot be used:\n  {lines}")
 
 
-def _find_strangers(session: Session, migrations: Path) -> list[str]:
+def _find_strangers(session: Session, migrations: Path) -> list[list[str]]:
     """Say so when there are tables that no set-up has made."""
     names = session.run(
         "select oid::regclass::text from pg_class "
@@ -245,9 +249,7 @@ def _find_strangers(session: Session, migrations: Path) -> list[str]:
     ours = {file.name.partition("_")[0] for file in migrations.iterdir()}
     if not found or ours & set(applied) or (found == ["schema_migrations"] and not applied):
         return []
-    return [
-        f"it holds tables that are not Rollcall's ({', '.join(found[:5])}): name another one in PGDATABASE"
-    ]
+    return [[f"it holds tables that are not Rollcall's ({', '.join(found[:5])}): name another in PGDATABASE"]]
 
 
 def _find_parameters(session: Session) -> dict[str, str]:

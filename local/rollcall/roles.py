@@ -125,11 +125,12 @@ def remove_former_roles(session: Session, roles: Roles) -> dict[str, list[str]]:
         )
     ]
     found: dict[str, list[str]] = {"removed": [], "left": []}
-    for name in map(identifier, former):
+    for kind in former:
+        name = identifier(kind)
         for objects in ("all tables in schema public", "all sequences in schema public", "schema public"):
             session.order(f"revoke all on {objects} from {name}")
         session.order(f"revoke all on database {identifier(session.database)} from {name}")
-        found["removed" if _drop_role(session, name) else "left"].append(name)
+        found["removed" if _drop_role(session, name) else "left"].append(kind)
     return found
 
 
@@ -160,7 +161,9 @@ _ROLE: LiteralString = "select to_jsonb(pg_roles) from pg_roles where rolname = 
 
 
 def _create(role: Role) -> str:
-    return f"create role {identifier(role.name)} login connection limit {role.sessions}"
+    return (
+        f"create role {identifier(role.name)} login valid until 'infinity' connection limit {role.sessions}"
+    )
 
 
 def _list_statements(role: Role, found: Mapping[str, object]) -> list[str]:

@@ -121,6 +121,9 @@ def open_session(settings: PostgresSettings) -> Iterator[Session]:
         driver = _connect(settings)
         try:
             driver.run(
+                "set statement_timeout = 0"
+            )  # one of a few milliseconds is not to stop the next statement
+            driver.run(
                 "select pg_catalog.set_config(known.name, wanted.value, false) "
                 "from json_each_text(cast(:settings as json)) as wanted(name, value) "
                 "join pg_catalog.pg_settings as known on known.name = wanted.name",
