@@ -48,7 +48,7 @@ test-faults-short: $(VENV)/.tests ## some of each of them, in minutes
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) --dist worksteal tests/faults
 test-hostile: $(VENV)/.tests ## junk, cut exports, slow clients and attackers, at length; make test has a short form of it
 	HOSTILE_CUTS=$${HOSTILE_CUTS:-100} HOSTILE_REQUESTS=$${HOSTILE_REQUESTS:-10000} \
-	HOSTILE_RECORDS_A_KIND=$${HOSTILE_RECORDS_A_KIND:-40} \
+	HOSTILE_RECORDS_A_KIND=$${HOSTILE_RECORDS_A_KIND:-40} HOSTILE_SLOW_READERS_S=$${HOSTILE_SLOW_READERS_S:-120} \
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) tests/hostile
 bench: $(VENV)/.tests $(VENV)/dlt/.peer ## measure what is promised about speed and memory
 	"$(VENV)/bin/python" -m pytest -s tests/bench

@@ -1,7 +1,9 @@
 """get-data under the Functions Framework: routes and status codes."""
 
 import os
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import partial, wraps
@@ -16,7 +18,7 @@ from get_data.answers import Answers, ToEtag, send_head, send_not_modified
 from get_data.assets import ASSETS
 from get_data.description import build_description
 from get_data.etags import build_etag
-from get_data.exports import STALL_S, to_body
+from get_data.exports import to_body
 from get_data.filters import Filter, parse_filter, parse_stats_filter
 from get_data.formats import HTML, JSON
 from get_data.negotiation import Representation, accepts_gzip, choose_representation
@@ -27,11 +29,13 @@ from get_data.release import read_release
 from get_data.settings import Settings
 from serving.application import Application, Route, prefers_page, to_json
 from serving.documents import build_document_routes
+from serving.ending import end_connections_aside
 from serving.logs import configure
 from serving.metrics import Gauge
 from serving.parameters import parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
 from serving.problems import ProblemError
+from serving.sending import STALL_S, Sending
 from serving.settings import SettingsError
 from serving.workers import end_with_server
 
@@ -41,9 +45,13 @@ except SettingsError as error:
     raise SystemExit(f"get-data: {error}") from error
 configure("get-data", SETTINGS.serving.log_level)
 end_with_server()
+end_connections_aside()
 
-ANSWERS = Answers(exports=SETTINGS.exports, export_max_s=SETTINGS.export_max_s)
+SENDING = Sending(threads=SETTINGS.serving.threads, max_s=SETTINGS.export_max_s)
+ANSWERS = Answers(SENDING)
 POLICY = build_policy(SETTINGS.public_endpoint)
+# Made one at a time: side by side they would be done no sooner, and delay everybody else.
+LARGE_PAGES = threading.Lock()
 PICTURES = Pictures(SETTINGS.store, SETTINGS.public_endpoint)
 RELEASE = read_release()
 
@@ -89,6 +97,8 @@ def answer_users(request: Request) -> Response:
     ):
         return send_not_modified(etag)
     if asked.limit is not None:
+        if asked.limit > representation.format.few_users:
+            SENDING.take_place(request)
         page = users.fetch_page(POOL, asked, today, representation.format)
         body = to_body(page.text, representation.format)
         response = ANSWERS.send_whole(request, body, representation, to_etag(page.version))
@@ -104,13 +114,17 @@ def answer_users(request: Request) -> Response:
 def answer_page(request: Request, asked: Filter, representation: Representation, today: date) -> Response:
     """Answer the page for people."""
     shown = asked if asked.limit is not None else replace(asked, limit=USERS_A_PAGE)
-    text = render_users(
-        fetch_overview(POOL, shown, today),
-        asked,
-        host=request.host_url.rstrip("/"),
-        needs_token=bool(TOKEN),
-    )
-    return guard(ANSWERS.send_whole(request, text.encode(), representation, etag=None))
+    is_large = (shown.limit or 0) > HTML.few_users
+    if is_large:
+        SENDING.take_place(request)
+    with LARGE_PAGES if is_large else nullcontext():
+        text = render_users(
+            fetch_overview(POOL, shown, today),
+            asked,
+            host=request.host_url.rstrip("/"),
+            needs_token=bool(TOKEN),
+        )
+    return guard(ANSWERS.send_whole(request, text, representation, etag=None))
 
 
 def without_empty(request: Request) -> str | None:
@@ -247,6 +261,7 @@ APPLICATION = Application(
     look=look,
     metrics_token=TOKEN,
     problem_page=answer_problem,
+    sending=SENDING,
 )
 
 

@@ -18,11 +18,13 @@ from process_users.runs import RunInProgressError, fetch_figures, fetch_run, fet
 from process_users.settings import Settings
 from serving.application import Application, Route, to_json
 from serving.documents import build_document_routes
+from serving.ending import end_connections_aside
 from serving.logs import configure, log, log_error
 from serving.metrics import Gauge, count_run
 from serving.parameters import integer_parser, parse_boolean, parse_query
 from serving.postgres import Connection, DatabaseUnavailableError, Pool
 from serving.problems import ProblemError
+from serving.sending import Sending
 from serving.settings import SettingsError
 from serving.workers import end_with_server
 
@@ -36,6 +38,7 @@ except SettingsError as error:
     raise SystemExit(f"process-users: {error}") from error
 configure("process-users", SETTINGS.serving.log_level)
 end_with_server()
+end_connections_aside()
 # pandas brings linear algebra along, whose threads spin although nothing here ever asks for any.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -43,6 +46,7 @@ T = TypeVar("T")
 SHOWN_RUNS = 20
 FURTHER_PAGES = {"All users": "/", "get-data": "/docs", "As OpenAPI": "/runs/openapi.json"}
 RUN_PARAMETERS = {"full": parse_boolean, "dry_run": parse_boolean, "allow_empty": parse_boolean}
+FEW_RUNS = 100  # more count as a large answer
 RUNS_PARAMETERS = {"limit": integer_parser(1, 1000)}
 
 
@@ -54,6 +58,7 @@ def connect() -> Connection:
 
 
 POOL = Pool(connect)
+SENDING = Sending(threads=SETTINGS.serving.threads)
 _OF_THREAD = threading.local()
 
 
@@ -107,6 +112,8 @@ def post_events(request: Request) -> Response:
 def get_runs(request: Request) -> Response:
     """Answer the last runs, the one going on first."""
     limit = parse_query(request.query_string, RUNS_PARAMETERS).get("limit", SHOWN_RUNS)
+    if limit > FEW_RUNS:
+        SENDING.take_place(request)
     return to_json({"runs": _read(lambda connection: fetch_runs(connection, limit))})
 
 
@@ -201,6 +208,7 @@ APPLICATION = Application(
     checks={"postgres": check_postgres, "store": check_store},
     look=look,
     metrics_token=SETTINGS.serving.api_token,
+    sending=SENDING,
 )
 
 

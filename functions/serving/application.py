@@ -22,6 +22,7 @@ from serving.bodies import receive_body
 from serving.logs import log, log_error
 from serving.metrics import Gauge, Look, count_request, prepare_metrics, to_text
 from serving.problems import ProblemError, add_problem_headers, to_response
+from serving.sending import Sending
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -48,7 +49,7 @@ class Application:
 
     `checks` are what readiness depends on: name -> a call that raises ProblemError when it is away.
     `look` finds figures for /metrics, which takes the token `metrics_token`; `problem_page` shows a problem
-    to people.
+    to people. `sending` limits how answers leave.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class Application:
         look: Look | None = None,
         metrics_token: str | None = None,
         problem_page: ProblemPage | None = None,
+        sending: Sending | None = None,
     ) -> None:
         self._checks = checks
+        self._sending = sending or Sending(threads=1)
         self._look = look
         self._problem_page = problem_page
         health = [Route("GET", "/healthz", _alive, None), Route("GET", "/readyz", self._ready, None)]
@@ -91,6 +94,7 @@ class Application:
             log_error("request.crashed", error, route=template)
             problem = ProblemError("internal", "a defect of Rollcall; its log says more")
             response = self._answer_problem(request, problem)
+        response = self._sending.send(request, response)
         # The answer's status and not the answer: one that refers to itself stays in memory, and the body of
         # its request with it, until garbage is collected.
         response.call_on_close(partial(self._end, request.method, response.status_code, template, started))

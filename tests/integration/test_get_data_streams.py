@@ -233,7 +233,9 @@ def test_exports_leave_half_of_the_threads_to_others(function: Function, databas
         assert json.loads(body)["code"] == "exports_busy"
         assert http_status(function.port, "/healthz") == 200
         assert get(function, "/data?limit=5")[0] == 200
-        assert get(function, "/data?after=119500")[0] == 200  # whole in one chunk: no export
+        assert get(function, "/data?after=119950")[0] == 200  # 50 users: no export
+        assert get(function, "/data?limit=5000")[0] == 503  # refused before it is made
+        assert get(function, "/data?after=119500")[0] == 503  # 500 users have 500 kB
         assert get(function, "/data/100001")[0] == 200
     wait_for_sessions(database, 0)
     assert get(function, "/data")[0] == 200

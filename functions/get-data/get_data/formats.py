@@ -13,7 +13,8 @@ class Format:
 
     `line` is SQL over a row of users. `separator` stands between lines: Postgres joins those of a page by it,
     Python those of an export. `finish` makes what is sent of lines and their number. `file_name` is what a
-    browser saves the answer as, None where it shows it.
+    browser saves the answer as, None where it shows it. A page of more than `few_users` counts as a large
+    answer before it is made.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Format:
     closing: str
     finish: Callable[[bytes, int], bytes] = lambda lines, count: lines
     file_name: str | None = None
+    few_users: int = 1_000
 
 
 # Put together from text: json_build_object takes half as long again, concat() a tenth.
@@ -72,7 +74,7 @@ NDJSON = Format(
     file_name="users.ndjson",
 )
 # The page is made from the same lines; it is for people, so it comes in pages only.
-HTML = replace(JSON, name="html", media_type="text/html")
+HTML = replace(JSON, name="html", media_type="text/html", few_users=100)
 
 # What `format` and `Accept` can ask for, the preferred one first.
 FORMATS = {representation.name: representation for representation in (JSON, CSV, NDJSON, HTML)}

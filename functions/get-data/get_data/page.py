@@ -20,14 +20,14 @@ LATE_AFTER = timedelta(hours=1)  # as in the alert that the README proposes
 PAGE_SIZES = (25, USERS_A_PAGE, 500, 1_000)
 
 
-def render_users(overview: Overview, asked: Filter, *, host: str, needs_token: bool) -> str:
+def render_users(overview: Overview, asked: Filter, *, host: str, needs_token: bool) -> bytes:
     """Return the page of the users that match; `host` is this service's address as its client knows it."""
     ages = select_ages(overview.ages, asked)
     count = sum(age.users for age in ages)
     now = datetime.now(UTC)
     running = [run for run in overview.runs if run.state == "running"]
     ended = [run for run in overview.runs if run.state != "running"]
-    return _open_template("users.html").render(
+    parts = _open_template("users.html").generate(
         asked=asked,
         overview=overview,
         count=count,
@@ -48,6 +48,8 @@ def render_users(overview: Overview, asked: Filter, *, host: str, needs_token: b
         is_late=_is_late(overview, ended, now),
         now=now,
     )
+    # Encoded one by one: as text, a single odd character makes all of a page take four bytes for each.
+    return b"".join(part.encode() for part in parts)
 
 
 def render_problem(problem: ProblemError, title: str) -> str:

@@ -30,8 +30,3 @@ class Settings:
         )
         env.check()
         return settings
-
-    @property
-    def exports(self) -> int:
-        """How many exports one worker streams at a time: the other threads stay free for short answers."""
-        return max(1, self.serving.threads // 2)

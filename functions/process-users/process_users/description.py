@@ -32,7 +32,7 @@ _LIST_RUNS = build_operation(
         )
     },
     parameters=[_LIMIT],
-    problems=("database_unavailable",),
+    problems=("database_unavailable", "exports_busy"),
 )
 _GET_RUN = build_operation(
     "One run",
