@@ -82,7 +82,8 @@ class Recorder:
         self.program.chmod(0o755)
         for age, name in enumerate((".tests", ".runtime", ".python")):  # or make would make them
             (self.venv / name).touch()
-            os.utime(self.venv / name, times=(time.time() - age,) * 2)
+            at = time.time() - age
+            os.utime(self.venv / name, times=(at, at))
         (self.venv / "dlt").mkdir()
         (self.venv / "dlt" / ".peer").touch()
         self._place = place

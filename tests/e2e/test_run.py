@@ -308,6 +308,37 @@ def check_removed(errors: list[DeleteError]) -> str:
     return "removed"
 
 
+def test_no_secret_is_in_a_command_line_and_stack_chooses_who_is_asked(runs: Runs, tmp_path: Path):
+    """Every account of the machine can read those; looked at from the start on, set-up included."""
+    token = "a-token-of-tests"
+    run = runs.start(API_TOKEN=token)
+    seen: set[str] = set()
+
+    def is_ready() -> bool:
+        for process in psutil.Process(run.process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                seen.add(" ".join(process.cmdline()))
+        return "Ctrl-C stops it" in run.said() or run.process.poll() is not None
+
+    wait_until(is_ready, timeout_s=START_S, what="ready")
+    (tmp_path / "1.csv").write_text("first_name, last_name, birthts\nAda, King, 612302400000\n")
+    for command in (["upload", f"DIR={tmp_path}"], ["process"]):
+        made = subprocess.run(
+            ["make", *command, f"VENV={sys.prefix}", f"ENV_FILE={tmp_path / 'none'}"],
+            cwd=REPOSITORY,
+            env=runs.environment(STACK="run"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert made.returncode == 0, made.stderr
+    assert "1 user stored" in made.stdout
+    assert any("rollcall.setup" in line for line in seen)
+    secrets = {*read_variables(runs.directory / "secrets").values(), token}
+    assert [line for line in seen if any(secret in line for secret in secrets)] == []
+    assert run.stop() == 0
+
+
 def test_what_dies_is_started_again(runs: Runs):
     run = runs.ready()
     before = run.started()

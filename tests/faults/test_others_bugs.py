@@ -97,7 +97,7 @@ def test_a_file_is_not_lost_while_another_process_holds_it(
         owner.run("truncate users, ledger, runs, state; insert into state default values")
         assert victim.ask(run_request(), number=number, moment="after") is None
     wait_until(
-        lambda: bucketful.pipeline.client().post("/data").status_code == 200, timeout_s=5, what="the lock"
+        lambda: bucketful.pipeline.client().post("/data").status_code == 200, timeout_s=30, what="the lock"
     )
     bucketful.compare()
 
@@ -251,7 +251,7 @@ def test_a_run_that_stops_is_seen_to_have_stopped(bucketful: Bucketful, start_fu
         assert bucketful.pipeline.get("/runs")["runs"][0]["state"] == "running"
         kill_children(function)
         wait_until(
-            lambda: bucketful.pipeline.get("/runs")["runs"][0]["state"] == "lost", timeout_s=5, what="lost"
+            lambda: bucketful.pipeline.get("/runs")["runs"][0]["state"] == "lost", timeout_s=30, what="lost"
         )
         assert run.exception(10) is not None
     assert bucketful.run()["state"] == "ok"

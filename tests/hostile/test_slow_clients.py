@@ -11,6 +11,7 @@ from http.client import HTTPConnection
 import pytest
 from pipeline import ONE_STORE, Pipeline
 from rig import Database, Function, Gateway
+from watch import Watch, watched
 
 from rollcall.ports import HOST
 from rollcall.processes import wait_until
@@ -28,18 +29,24 @@ def connect(port: int, request: bytes) -> socket.socket:
     """Send the beginning of a request, and take in as little as possible of an answer."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(60)
+    client.settimeout(150)
     client.connect((HOST, port))
     client.sendall(request)
     return client
 
 
-def answer(client: socket.socket) -> tuple[float, bytes]:
+def answer(client: socket.socket) -> tuple[Watch, bytes]:
     """Drip into a request until it is answered or its connection ends; returns when, and how."""
-    started = time.monotonic()
+    with watched() as watch:
+        received = drip_until_answered(client)
+    return watch, received
+
+
+def drip_until_answered(client: socket.socket) -> bytes:
     client.settimeout(0.5)
     received = b""
-    while time.monotonic() - started < 30:
+    latest = time.monotonic() + 300
+    while time.monotonic() < latest:
         with suppress(OSError):
             client.sendall(b"x")
         try:
@@ -52,24 +59,25 @@ def answer(client: socket.socket) -> tuple[float, bytes]:
         else:
             if not part:
                 break
-    return time.monotonic() - started, received
+    return received
 
 
 def get(port: int, target: str, *, method: str = "GET") -> tuple[int, bytes]:
-    with closing(HTTPConnection(HOST, port, timeout=30)) as connection:
+    with closing(HTTPConnection(HOST, port, timeout=60)) as connection:
         connection.request(method, target)
         response = connection.getresponse()
         return response.status, response.read()
 
 
-def quickest_health(port: int) -> float:
-    """How long /healthz takes, the best of a few: the machine may be busy with something else."""
+def is_quick(port: int) -> bool:
+    """Whether /healthz is answered within 0.1 s, the best of a few, on a machine that is not busy."""
     times = []
-    for _ in range(5):
-        started = time.monotonic()
-        assert get(port, "/healthz")[0] == 200
-        times.append(time.monotonic() - started)
-    return min(times)
+    with watched() as watch:
+        for _ in range(5):
+            started = time.monotonic()
+            assert get(port, "/healthz")[0] == 200
+            times.append(time.monotonic() - started)
+    return min(times) < watch.allow(0.1)
 
 
 def statuses(function: Function) -> set[int]:
@@ -102,23 +110,23 @@ def test_at_the_gateway_slow_clients_hold_no_thread_of_a_function(crowded: Datab
         stopped = [stack.enter_context(closing(connect(gateway.port, EXPORT))) for _ in range(2)]
         wait_for_exports(crowded, 2)
         endings = [threads.submit(answer, some[0]) for some in clients]
-        assert all(quickest_health(function.port) < 0.1 for function in functions)
-        assert quickest_health(gateway.port) < 0.1
+        assert all(is_quick(function.port) for function in functions)
+        assert is_quick(gateway.port)
         assert get(gateway.port, "/data?limit=3")[0] == 200
         assert get(gateway.port, "/data", method="POST")[0] == 200
         assert get(gateway.port, "/data")[0] == 503
         for ending, kind in zip(endings, slow, strict=True):
-            seconds, received = ending.result()
-            assert 4 < seconds < 15, kind
+            watch, received = ending.result()
+            assert 4 < watch.seconds < watch.allow(15), kind
             assert received[:10] in (b"", b"HTTP/1.1 4"), kind
         # None of the bodies has come to a function.
         assert all(408 not in statuses(function) for function in functions)
-        wait_for_exports(crowded, 0, timeout_s=50)
+        wait_for_exports(crowded, 0, timeout_s=150)
         assert get(gateway.port, "/data?after=119500")[0] == 200
         assert all(not is_whole(client) for client in stopped)
 
 
-def wait_for_exports(database: Database, count: int, *, timeout_s: float = 10) -> None:
+def wait_for_exports(database: Database, count: int, *, timeout_s: float = 60) -> None:
     sql = (
         "select count(*) from pg_stat_activity where usename = 'rollcall_get_data' "
         "and datname = current_database() and state = 'idle in transaction'"
@@ -139,12 +147,12 @@ def test_a_function_waits_ten_seconds_for_a_body_however_it_drips(gateway: Gatew
     ports = {SLOW_GET: gateway.get_data.port, SLOW_EVENT: gateway.process_users.port}
     with ThreadPoolExecutor(len(ports)) as threads, ExitStack() as stack:
         clients = [stack.enter_context(closing(connect(port, request))) for request, port in ports.items()]
-        for seconds, received in threads.map(answer, clients):
-            assert 9 < seconds < 11
+        for watch, received in threads.map(answer, clients):
+            assert 9 < watch.seconds < watch.allow(11)
             assert received.startswith(b"HTTP/1.1 408 ")
             assert b'"code": "body_timeout"' in received
     for port in ports.values():
-        assert quickest_health(port) < 0.1
+        assert is_quick(port)
 
 
 @contextmanager
@@ -163,7 +171,7 @@ def test_who_leaves_a_run_does_not_stop_it(pipeline: Pipeline, gateway: Gateway,
         gate.open_now()
         wait_until(
             lambda: [run["state"] for run in pipeline.get("/runs")["runs"]] == ["ok"],
-            timeout_s=20,
+            timeout_s=60,
             what="the end of the run",
         )
     assert pipeline.user_ids() == ["1000"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rig import REPOSITORY
+from watch import watched
 
 from rollcall.ports import HOST, choose_port
 from rollcall.processes import Program
@@ -173,16 +174,15 @@ def test_a_broken_answer_arrives_broken(gateway: Gateway, when: str) -> None:
 
 
 def test_a_stream_arrives_piece_by_piece(gateway: Gateway) -> None:
-    connection = HTTPConnection(HOST, gateway.port, timeout=30)
-    started = time.monotonic()
-    connection.request("GET", "/data?pieces=10")
+    """The rest, 5 s of pieces, would come with the first one if they were collected."""
+    connection = HTTPConnection(HOST, gateway.port, timeout=60)
+    connection.request("GET", "/data?pieces=26")
     response = connection.getresponse()
     assert response.read(6) == b"piece\n"
-    first_s = time.monotonic() - started
-    assert response.read() == b"piece\n" * 9
+    first_at = time.monotonic()
+    assert response.read() == b"piece\n" * 25
     connection.close()
-    assert first_s < 1
-    assert time.monotonic() - started > 1.8
+    assert time.monotonic() - first_at > 1
 
 
 def test_a_function_that_dies_before_it_answers_is_a_503_and_is_not_asked_twice(gateway: Gateway) -> None:
@@ -220,7 +220,7 @@ def test_the_client_cannot_say_who_it_is(gateway: Gateway) -> None:
 
 
 def test_clients_of_http_1_0_are_served_and_told_of(gateway: Gateway) -> None:
-    with socket.create_connection((HOST, gateway.port), timeout=10) as client:
+    with socket.create_connection((HOST, gateway.port), timeout=60) as client:
         client.sendall(b"GET /stats HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: client.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
@@ -228,11 +228,10 @@ def test_clients_of_http_1_0_are_served_and_told_of(gateway: Gateway) -> None:
 
 
 def test_slow_headers_are_cut_off(gateway: Gateway) -> None:
-    started = time.monotonic()
-    with socket.create_connection((HOST, gateway.port), timeout=20) as client:
+    with watched() as watch, socket.create_connection((HOST, gateway.port), timeout=120) as client:
         client.sendall(b"GET /stats HTTP/1.1\r\nHost: x\r\n")
         assert client.recv(1000) == b""
-    assert 9 < time.monotonic() - started < 12
+    assert 9 < watch.seconds < watch.allow(12)
 
 
 def test_any_host_name_is_answered(gateway: Gateway) -> None:
@@ -252,7 +251,7 @@ def test_logs_are_json_without_user_ids(gateway: Gateway) -> None:
 def test_a_body_without_a_length_is_not_passed_on(gateway: Gateway) -> None:
     before = len(gateway.process_users.requests())
     for body in (b"3\r\nabc\r\n0\r\n\r\n", b"3\r\nab", b"zz\r\nabc\r\n0\r\n\r\n", b""):
-        with socket.create_connection((HOST, gateway.port), timeout=20) as client:
+        with socket.create_connection((HOST, gateway.port), timeout=60) as client:
             client.sendall(b"POST /data HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
             answer = client.recv(65536)
         assert answer.startswith(b"HTTP/1.1 411 ")
@@ -263,7 +262,7 @@ def test_a_body_without_a_length_is_not_passed_on(gateway: Gateway) -> None:
 def test_a_body_that_is_too_long_is_refused_unread(gateway: Gateway) -> None:
     before = len(gateway.process_users.requests())
     for length in (1_000_000, 1_048_577, 10**15):
-        with socket.create_connection((HOST, gateway.port), timeout=5) as client:
+        with socket.create_connection((HOST, gateway.port), timeout=60) as client:
             client.sendall(b"POST /data HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\nabc" % length)
             answer = client.recv(65536)
         assert answer.startswith(b"HTTP/1.1 413 "), length
@@ -293,7 +292,7 @@ def test_no_request_hides_in_another(gateway: Gateway) -> None:
         (b"Content-Length: %d\r\n" % length, hidden),
     ):
         before = [len(upstream.requests()) for upstream in (gateway.get_data, gateway.process_users)]
-        with socket.create_connection((HOST, gateway.port), timeout=5) as client:
+        with socket.create_connection((HOST, gateway.port), timeout=60) as client:
             client.sendall(
                 b"GET /stats HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + headers + b"\r\n" + body
             )

@@ -1,5 +1,6 @@
 """`make process` as a process: on a function with a database and a store, in a terminal and in none."""
 
+import json
 import os
 import pty
 import re
@@ -10,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 import pytest
@@ -258,3 +261,64 @@ def test_what_is_not_rollcall_is_told_apart(store: Store):
     done = process(store.endpoint)
     assert done.status == 3
     assert done.err.startswith(f"what answers at {store.endpoint} is not Rollcall (status ")
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """Somebody who answers as Rollcall does, with what a terminal would obey in every text."""
+
+    text = "\x1b]0;owned\x07[red]x[/red]\u202e"
+
+    def answer(self) -> None:
+        known = {"run_id": 1, "listed": 1, "upserted": 0, "removed": 0, "error": self.text}
+        run = {**known, "state": "running" if self.path.startswith("/runs?") else f"failed {self.text}"}
+        report = {
+            "run_id": 2,
+            "state": "ok",
+            "listed": 1,
+            "unchanged": 0,
+            "upserted": 0,
+            "removed": 0,
+            "seconds": 0.1,
+            "output": {"bucket": self.text, "key": "output.csv", "rows": 0},
+            "rejected": 1,
+            "rejects": [{"key": self.text, "reason": self.text, "detail": self.text}],
+        }
+        document = report if self.command == "POST" else run if "?" not in self.path else {"runs": [run]}
+        body = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = answer  # noqa: N815 (names that the base class calls)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("is_watched", [True, False], ids=["in a terminal", "without one"])
+def test_nothing_that_is_answered_steers_a_terminal_or_is_taken_for_markup(is_watched: bool):
+    with ThreadingHTTPServer((HOST, 0), Hostile) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://{HOST}:{server.server_port}"
+        try:
+            if is_watched:
+                with closing(Terminal(url)) as terminal:
+                    assert terminal.wait() == 0
+                    text = terminal.text
+            else:
+                text = process(url).out
+        finally:
+            server.shutdown()
+    shown = r"\x1b]0;owned\x07[red]x[/red]\u202e"
+    assert f"run 1: failed {shown} ({shown})" in text
+    assert f"{shown}/output.csv has 0 users" in text
+    assert re.search(rf"{re.escape(shown)}(\x1b\[0m)? +{re.escape(shown)}: {re.escape(shown)}", text)
+    assert "\x1b]" not in text
+    assert not set("\x07\u202e") & set(text)
+
+
+def test_an_address_with_credentials_is_refused_without_showing_them():
+    done = process("http://user:s3cret@127.0.0.1:9")
+    assert (done.status, done.out) == (2, "")
+    assert done.err == "ROLLCALL_URL has credentials in it: set API_TOKEN instead\n"

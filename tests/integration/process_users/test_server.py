@@ -58,7 +58,7 @@ def test_a_run_that_is_killed_is_lost_and_another_replica_completes_it(
             run.result(10)
         # The server sees within half a second that its client is gone.
         wait_until(
-            lambda: pipeline.get("/runs")["runs"][0]["state"] == "lost", timeout_s=5, what="a lost run"
+            lambda: pipeline.get("/runs")["runs"][0]["state"] == "lost", timeout_s=30, what="a lost run"
         )
     report = pipeline.run()
     assert (report["run_id"], report["upserted"], report["unchanged"]) == (3, 2, 2)
@@ -125,7 +125,7 @@ def test_logs_are_json_lines_without_data_of_users(pipeline: Pipeline, start_fun
     assert ask(function, "GET", "/1000secret")[0] == 404
     # A line follows the answer, so the last ones may come in any order.
     wait_until(
-        lambda: function.log.read_text().count('"status": 40') == 3, timeout_s=10, what="the last lines"
+        lambda: function.log.read_text().count('"status": 40') == 3, timeout_s=60, what="the last lines"
     )
     text = function.log.read_text()
     # The framework's server writes a few lines of its own.
