@@ -17,16 +17,17 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import urllib3
-from minio import Minio
 from minio.error import MinioException
 
 from rollcall.samples import CONTENT_TYPES
 from rollcall.terminal import say, say_error, visible
 from rollcall.whereabouts import TIMEOUT, NotUpError, find_stack
+from serving.settings import BucketSettings, Environment, SettingsError, StoreSettings
+from serving.store import build_client, build_pool, describe_error
 
+AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 TYPES = {**CONTENT_TYPES, "csv": "text/csv"}
 UPLOADS_AT_ONCE = 8
 LARGEST = 100 * 1024 * 1024  # bytes; also of a file that is mostly holes
@@ -114,7 +115,8 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
             if not names:
                 raise UploadError(_describe_nothing(asked.directory, folder))
             variables = find_stack(environ, "MINIO_ENDPOINT")
-            count = upload(folder, names, variables)
+            trusted = {name: environ[name] for name in AUTHORITIES if name in environ}
+            count = upload(folder, names, {**variables, **trusted})
     except (NotUpError, UploadError) as error:
         say_error(str(error))
         return 1
@@ -135,19 +137,12 @@ def open_folder(directory: str) -> Folder:
 
 def upload(folder: Folder, names: Sequence[str], variables: Mapping[str, str]) -> int:
     """Puts each file under its name; UploadError names the first that the store did not take."""
-    address = urlsplit(variables["MINIO_ENDPOINT"])
+    settings = _read_settings(variables)
     with ExitStack() as stack:
         pool = stack.enter_context(
-            urllib3.PoolManager(maxsize=UPLOADS_AT_ONCE, timeout=TIMEOUT, retries=urllib3.Retry(2))
+            build_pool(settings, maxsize=UPLOADS_AT_ONCE, timeout=TIMEOUT, retries=urllib3.Retry(2))
         )
-        store = Minio(
-            endpoint=address.netloc,
-            access_key=variables["MINIO_ACCESS_KEY"],
-            secret_key=variables["MINIO_SECRET_KEY"],
-            region=variables.get("MINIO_REGION", "us-east-1"),
-            secure=address.scheme == "https",
-            http_client=pool,
-        )
+        store = build_client(settings, pool)
         bucket, prefix = variables["SOURCE_BUCKET"], variables.get("SOURCE_PREFIX", "")
 
         def put(name: str) -> bool:
@@ -163,12 +158,26 @@ def upload(folder: Folder, names: Sequence[str], variables: Mapping[str, str]) -
             except LeftOutError as reason:
                 folder.note(name, str(reason))
                 return False
-            except (MinioException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            except ValueError as error:  # of the client, about the name
                 raise UploadError(f"{visible(name)} could not be uploaded: {error}") from error
+            except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+                why = describe_error(error)
+                raise UploadError(f"{visible(name)} could not be uploaded to {bucket}: {why}") from error
             return True
 
         threads = stack.enter_context(ThreadPoolExecutor(UPLOADS_AT_ONCE))
         return sum(threads.map(put, names))
+
+
+def _read_settings(variables: Mapping[str, str]) -> StoreSettings:
+    env = Environment(variables)
+    settings = StoreSettings.from_environment(env)
+    BucketSettings.from_environment(env)
+    try:
+        env.check()
+    except SettingsError as error:
+        raise UploadError(str(error)) from error
+    return settings
 
 
 def _say_outcome(folder: Folder, count: int, bucket: str) -> int:

@@ -1,6 +1,9 @@
 """A store over TLS: every part that talks to it trusts the same authorities."""
 
+import os
 import ssl
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 from get_data_client import insert, open_client
 from pipeline import ONE_STORE, Pipeline, document
-from rig import Bucket, Database
+from rig import REPOSITORY, Bucket, Database
 
 from rollcall.object_store import Credentials, ObjectStore, StoreSetupError
 from rollcall.ports import HOST
@@ -111,6 +114,30 @@ def test_set_up_trusts_the_same_and_does_not_wait_for_another(bucket: Bucket, fr
     store = ObjectStore(front, "us-east-1", key)
     with pytest.raises(StoreSetupError, match=UNTRUSTED), store.errors():
         store.client(key).list_buckets()
+
+
+def test_make_upload_trusts_the_same(bucket: Bucket, front: str, tmp_path: Path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "1.csv").write_text("record")
+    variables = {**bucket.env, "MINIO_ENDPOINT": front}
+    (tmp_path / "stack.env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    (tmp_path / "stack.env").chmod(0o600)
+    done = subprocess.run(
+        [sys.executable, "-m", "rollcall.upload", str(folder)],
+        env={
+            "PATH": os.defpath,
+            "PYTHONPATH": os.pathsep.join(str(REPOSITORY / name) for name in ("local", "functions")),
+            "ENV_FILE": str(tmp_path / "stack.env"),
+            "RUN_DIR": str(tmp_path / "nowhere"),
+            "SSL_CERT_FILE": str(CERTIFICATE),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bucket.store.client().stat_object(bucket_name=bucket.source, object_name="1.csv").size == 6
 
 
 def test_a_link_to_a_picture_is_for_the_same_address(bucket: Bucket, database: Database, front: str):

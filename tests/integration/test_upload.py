@@ -189,3 +189,32 @@ def test_a_folder_with_nothing_to_send_is_named(tmp_path: Path, directory: str, 
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", want)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("MINIO_SECRET_KEY", "wrong-secret", "SignatureDoesNotMatch (403): check MINIO_SECRET_KEY\n"),
+        ("MINIO_ACCESS_KEY", "nobody", "InvalidAccessKeyId (403): check MINIO_ACCESS_KEY\n"),
+        ("SOURCE_BUCKET", "no-such", "NoSuchBucket (404): check the name of the bucket, or run set-up\n"),
+    ],
+)
+def test_what_the_store_says_is_told(
+    folder: Path, tmp_path: Path, bucket: Bucket, name: str, value: str, reason: str
+):
+    variables = {**bucket.env, name: value}
+    file = tmp_path / "wrong.env"
+    write_private(file, "".join(f"{name}={value}\n" for name, value in variables.items()))
+    done = run_upload(file, folder)
+    want = f"1.csv could not be uploaded to {variables['SOURCE_BUCKET']}: {reason}"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", want)
+
+
+def test_settings_that_cannot_work_are_named(folder: Path, tmp_path: Path, bucket: Bucket):
+    file = tmp_path / "wrong.env"
+    variables = {**bucket.env, "SOURCE_BUCKET": "pd", "MINIO_REGION": "eu west"}
+    write_private(file, "".join(f"{name}='{value}'\n" for name, value in variables.items()))
+    done = run_upload(file, folder, SSL_CERT_FILE="/nowhere")
+    assert done.returncode == 1
+    named = [line.split()[0] for line in done.stderr.splitlines()[1:]]
+    assert sorted(named) == ["MINIO_REGION", "SOURCE_BUCKET", "SSL_CERT_FILE"]
