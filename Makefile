@@ -34,7 +34,7 @@ upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... 
 process: $(VENV)/.runtime ## have a run done now and watch it; QUERY=dry_run=true, QUERY=full=true
 	@$(run_py) -m rollcall.process
 
-test: $(VENV)/.tests ## unit, integration and end-to-end tests; no Docker needed
+test: $(VENV)/.tests ## unit, integration and end-to-end tests; needs pgbouncer, no Docker
 	"$(VENV)/bin/python" -m pytest -n $(JOBS) -m "not compose and not browser" tests/unit tests/integration tests/e2e tests/hostile
 test-browser: $(VENV)/.tests ## the tests in Chromium (CHROMIUM, /usr/bin/chromium)
 	"$(VENV)/bin/python" -m pytest -m browser tests/e2e tests/hostile

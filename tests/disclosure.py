@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from serving.problems import CODES
+from serving.reasons import list_reasons
 from serving.store_reasons import list_hints
 
 FUNCTIONS = ("get-data", "process-users")
@@ -21,6 +22,10 @@ ROUTE = re.compile(r"(/(<[a-z_]+>|[a-z]+(\.json)?)?)*")  # a template
 PLACE = re.compile(r"[a-z0-9_]+\.py:\d+ [\w<>]+")
 WORD = re.compile(r"[A-Za-z]+")
 SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+_POSTGRES = (
+    rf"(a run could not get a session: )?({'|'.join(map(re.escape, list_reasons()))})( \(\w+\))?"
+    r"|all \d+ sessions that this process may have with Postgres are in use"
+)
 _HINT = "|".join(map(re.escape, list_hints()))
 _REASON = rf"(([A-Za-z][A-Za-z0-9.]*|no reason) \(\d+\)|[\w .,:'()-]{{1,250}}): ({_HINT})"
 _OUTPUT = r"[a-z0-9.-]+/(output|rejects)\.csv"
@@ -33,10 +38,7 @@ _STORE = (
     r"|[a-z0-9.-]+/\S* lists no object although it did before; nothing was changed\. If that is meant, "
     r"run again with allow_empty=true"
 )
-_CAUSE = (
-    r"None|Postgres (answered [0-9A-Z]{0,5}|did not answer a moment ago|is away)"
-    rf"|the connection to Postgres failed: \w+|{_STORE}"
-)
+_CAUSE = rf"None|Postgres is away|{_POSTGRES}|{_STORE}"
 CAUSE = re.compile(rf"{_CAUSE}|cannot reach (postgres: ({_CAUSE}))?(; )?(store: ({_CAUSE}))?")
 
 

@@ -37,10 +37,11 @@ import functions_framework
 from get_data import users
 from get_data.filters import parse_filter
 from get_data.settings import Settings
-from serving.postgres import Connection, Pool
+from serving.pool import Pool
+from serving.postgres import Connection
 
 SETTINGS = Settings.from_env(os.environ)
-POOL = Pool(lambda: Connection(SETTINGS.postgres, application_name="asking"))
+POOL = Pool(lambda: Connection(SETTINGS.postgres, application_name="asking"), size=8)
 
 
 @functions_framework.http

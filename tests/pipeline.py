@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -23,7 +23,7 @@ from werkzeug.test import TestResponse
 
 from process_users.bucket import Bucket as SourceBucket
 from rollcall.processes import wait_until
-from serving.postgres import Connection, Pool
+from serving.pool import Pool
 
 MAIN = str(FUNCTIONS / "process-users" / "main.py")
 HEADER = "first_name, last_name, birthts\n"
@@ -69,7 +69,7 @@ class Pipeline:
 
     def __exit__(self, *error: object) -> None:
         for pool in self._pools:
-            close(pool)
+            pool.close()
         self._http.clear()
 
     @property
@@ -98,7 +98,7 @@ class Pipeline:
                 app = functions_framework.create_app("process_users", MAIN)
             assert isinstance(app, Flask)
             self._clients[name] = app.test_client()
-            self._pools.append(sys.modules["main"].POOL)
+            self._pools += (sys.modules["main"].POOL, sys.modules["main"].RUN_POOL)
         return self._clients[name]
 
     def put(self, key: str, body: bytes | None = None) -> None:
@@ -315,18 +315,6 @@ _TRIGGER = (
     for each row when (new.key = '{key}') execute function wait_at_gate()
     """,
 )
-
-
-def close(pool: Pool) -> None:
-    """Close the sessions that a function keeps; it does so itself only by ending."""
-
-    def refuse() -> Connection:
-        raise LookupError
-
-    pool.connect = refuse
-    with suppress(LookupError):
-        while True:
-            pool.take().close()
 
 
 @contextmanager

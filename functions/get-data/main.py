@@ -2,11 +2,10 @@
 
 import os
 import threading
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import partial, wraps
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -33,7 +32,8 @@ from serving.ending import end_connections_aside
 from serving.logs import configure
 from serving.metrics import Gauge
 from serving.parameters import parse_query
-from serving.postgres import Connection, DatabaseUnavailableError, Pool
+from serving.pool import Pool
+from serving.postgres import Connection
 from serving.problems import ProblemError
 from serving.sending import STALL_S, Sending
 from serving.settings import SettingsError
@@ -47,7 +47,9 @@ configure("get-data", SETTINGS.serving.log_level)
 end_with_server()
 end_connections_aside()
 
-SENDING = Sending(threads=SETTINGS.serving.threads, max_s=SETTINGS.export_max_s)
+# An export holds a session for as long as it is sent, so one is left for short answers.
+SENDERS = min(SETTINGS.serving.threads, 2 * (SETTINGS.serving.sessions - 1))
+SENDING = Sending(threads=SENDERS, max_s=SETTINGS.export_max_s)
 ANSWERS = Answers(SENDING)
 POLICY = build_policy(SETTINGS.public_endpoint)
 # Made one at a time: side by side they would be done no sooner, and delay everybody else.
@@ -63,23 +65,9 @@ def connect() -> Connection:
     return Connection(SETTINGS.postgres, application_name="get-data", session=session)
 
 
-POOL = Pool(connect)
+POOL = Pool(connect, size=SETTINGS.serving.sessions)
 
 
-def translating(handler: Callable[..., Response]) -> Callable[..., Response]:
-    """Answer 503 when Postgres is away."""
-
-    @wraps(handler)
-    def translated(*args: Request, **variables: str) -> Response:
-        try:
-            return handler(*args, **variables)
-        except DatabaseUnavailableError as error:
-            raise ProblemError(error.code, "Postgres is away") from error
-
-    return translated
-
-
-@translating
 def answer_users(request: Request) -> Response:
     """Answer the users that match: a page of them when there is a limit, else all."""
     if (given := without_empty(request)) is not None:
@@ -174,7 +162,6 @@ def guard(response: Response) -> Response:
     return response
 
 
-@translating
 def answer_user(request: Request, user_id: str) -> Response:
     """Answer one user's record."""
     parse_query(request.query_string, {})
@@ -193,7 +180,6 @@ def answer_user(request: Request, user_id: str) -> Response:
     return ANSWERS.send_whole(request, f"{record}\n".encode(), representation, to_etag(version))
 
 
-@translating
 def answer_image(request: Request, user_id: str) -> Response:
     """Send the client to the picture of a user."""
     parse_query(request.query_string, {})
@@ -211,7 +197,6 @@ def answer_image(request: Request, user_id: str) -> Response:
     return response
 
 
-@translating
 def answer_stats(request: Request) -> Response:
     """Answer figures of the users that match."""
     asked = parse_stats_filter(request.query_string)
@@ -226,19 +211,13 @@ def etag_builder(today: date, resource: str, representation: Representation) -> 
 
 
 def check_postgres() -> None:
-    """Raise ProblemError when Postgres is away or was not set up."""
-    try:
-        users.fetch_version(POOL)
-    except DatabaseUnavailableError as error:
-        raise ProblemError(error.code, "Postgres is away") from error
+    """Raise DatabaseUnavailableError when Postgres is away or was not set up."""
+    users.fetch_version(POOL)
 
 
 def look() -> list[Gauge]:
     """Return the figures for /metrics."""
-    try:
-        version, count = users.fetch_figures(POOL)
-    except DatabaseUnavailableError as error:
-        raise ProblemError(error.code, "Postgres is away") from error
+    version, count = users.fetch_figures(POOL)
     return [
         Gauge("rollcall_data_version", "Changes exactly when what is served changes", version),
         Gauge("rollcall_users", "Users that are served", count),

@@ -3,7 +3,8 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +23,8 @@ from serving.ending import end_connections_aside
 from serving.logs import configure, log, log_error
 from serving.metrics import Gauge, count_run
 from serving.parameters import integer_parser, parse_boolean, parse_query
-from serving.postgres import Connection, DatabaseUnavailableError, Pool
+from serving.pool import Pool
+from serving.postgres import Connection, DatabaseUnavailableError
 from serving.problems import ProblemError
 from serving.sending import Sending
 from serving.settings import SettingsError
@@ -53,11 +55,16 @@ RUNS_PARAMETERS = {"limit": integer_parser(1, 1000)}
 def connect() -> Connection:
     """Open a session of this function's role, ready to commit."""
     connection = Connection(SETTINGS.postgres, application_name="process-users")
-    create_stage(connection)
+    try:
+        create_stage(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-POOL = Pool(connect)
+POOL = Pool(connect, size=SETTINGS.serving.sessions - 1)
+RUN_POOL = Pool(connect, size=1, kept=1)  # so that a run always gets a session
 SENDING = Sending(threads=SETTINGS.serving.threads)
 _OF_THREAD = threading.local()
 
@@ -72,8 +79,8 @@ def post_data(request: Request) -> Response:
         return _run(options)
     try:
         response = _run(options)
-    except ProblemError as problem:
-        count_run(problem.code)
+    except (ProblemError, DatabaseUnavailableError) as error:
+        count_run(error.code)
         raise
     count_run("ok")
     return response
@@ -83,15 +90,28 @@ def _run(options: "Options") -> Response:
     from process_users.run import SourceEmptyError, run_once
 
     try:
-        return to_json(run_once(SETTINGS, connect, options))
+        with _lend_session(options) as connection:
+            return to_json(run_once(SETTINGS, connection, options))
     except RunInProgressError as error:
         raise ProblemError("run_in_progress", str(error), members={"run_id": error.run_id}) from error
     except SourceEmptyError as error:
         raise ProblemError(error.code, str(error)) from error
     except StoreUnavailableError as error:
         raise ProblemError(error.code, str(error)) from error
-    except DatabaseUnavailableError as error:
-        raise ProblemError(error.code, "Postgres is away; what was committed stays, run again") from error
+
+
+@contextmanager
+def _lend_session(options: "Options") -> Iterator[Connection]:
+    """Lend a run the session that is kept for it, unless another has it or it cannot be opened."""
+    with ExitStack() as stack:
+        try:
+            pool = POOL if options.dry_run else RUN_POOL
+            connection = stack.enter_context(pool.connection(wait_s=0))
+        except DatabaseUnavailableError as error:
+            if not error.is_full:
+                raise
+            connection = stack.enter_context(POOL.connection())
+        yield connection
 
 
 def post_events(request: Request) -> Response:
@@ -128,8 +148,14 @@ def get_run(request: Request, run_id: str) -> Response:
 
 
 def check_postgres() -> None:
-    """Raise ProblemError when Postgres is away or was not set up."""
+    """Raise DatabaseUnavailableError when Postgres is away or not set up, or has no session for a run."""
     _read(lambda connection: connection.run("select rules from state"))
+    try:
+        with RUN_POOL.connection(wait_s=0):
+            pass
+    except DatabaseUnavailableError as error:
+        if not RUN_POOL.has_session:
+            raise DatabaseUnavailableError(f"a run could not get a session: {error}") from error
 
 
 def check_store() -> None:
@@ -159,7 +185,9 @@ def _settle(notification: Notification) -> None:
     try:
         with POOL.connection() as connection:
             settled = _get_events().settle(notification, connection, _get_bucket())
-    except (StoreUnavailableError, DatabaseUnavailableError) as error:
+    except DatabaseUnavailableError:
+        raise
+    except StoreUnavailableError as error:
         raise ProblemError(error.code, "the event cannot be settled now; send it again") from error
     except Exception as error:  # noqa: BLE001  left for the next run, so that it does not block all later ones
         log_error("event.crashed", error)
@@ -183,11 +211,8 @@ def _get_bucket() -> Bucket:
 
 
 def _read(query: Callable[[Connection], T]) -> T:
-    try:
-        with POOL.connection() as connection:
-            return query(connection)
-    except DatabaseUnavailableError as error:
-        raise ProblemError(error.code, "Postgres is away") from error
+    with POOL.connection() as connection:
+        return query(connection)
 
 
 def build_routes() -> list[Route]:
@@ -215,4 +240,5 @@ APPLICATION = Application(
 @functions_framework.http
 def process_users(request: Request) -> Response:
     """Answer one HTTP request."""
+    RUN_POOL.start()  # with the first request: what is done before is done before workers are forked
     return APPLICATION(request)

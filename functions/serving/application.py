@@ -21,6 +21,7 @@ from werkzeug.routing import Map, Rule
 from serving.bodies import receive_body
 from serving.logs import log, log_error
 from serving.metrics import Gauge, Look, count_request, prepare_metrics, to_text
+from serving.postgres import DatabaseUnavailableError
 from serving.problems import ProblemError, add_problem_headers, to_response
 from serving.sending import Sending
 
@@ -47,7 +48,8 @@ class Route:
 class Application:
     """Answers each request of a function by its routes.
 
-    `checks` are what readiness depends on: name -> a call that raises ProblemError when it is away.
+    `checks` are what readiness depends on: name -> a call that raises ProblemError or
+    DatabaseUnavailableError when it is away.
     `look` finds figures for /metrics, which takes the token `metrics_token`; `problem_page` shows a problem
     to people. `sending` limits how answers leave.
     """
@@ -85,7 +87,8 @@ class Application:
             template = route.path
             _check_token(request, route.token)
             response = route.handler(request, **variables)
-        except ProblemError as problem:
+        except (ProblemError, DatabaseUnavailableError) as error:
+            problem = _to_problem(error)
             if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 cause = str(problem.__cause__ or problem.detail)
                 log("request.failed", level=logging.WARNING, code=problem.code, cause=cause)
@@ -136,7 +139,7 @@ class Application:
         assert self._look is not None  # noqa: S101  this route is there with it only
         try:
             gauges = [*self._look(), Gauge("rollcall_ready", "1 when the figures could be looked up", 1)]
-        except ProblemError:
+        except (ProblemError, DatabaseUnavailableError):
             gauges = [Gauge("rollcall_ready", "1 when the figures could be looked up", 0)]
         response = Response(to_text(gauges), content_type=METRICS_TYPE)
         response.headers["Cache-Control"] = "no-store"
@@ -175,9 +178,14 @@ def _alive(request: Request) -> Response:
 def _find_problem(check: Callable[[], None]) -> ProblemError | None:
     try:
         check()
-    except ProblemError as problem:
-        return problem
+    except (ProblemError, DatabaseUnavailableError) as error:
+        return _to_problem(error)
     return None
+
+
+def _to_problem(error: ProblemError | DatabaseUnavailableError) -> ProblemError:
+    """Return what the client is told; why Postgres cannot be used holds no data."""
+    return error if isinstance(error, ProblemError) else ProblemError(error.code, str(error))
 
 
 def _check_path(request: Request) -> None:

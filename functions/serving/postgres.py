@@ -1,67 +1,67 @@
-"""Connections to Postgres: time limits, a pool that survives restarts, one place that reads driver errors."""
+"""Connections to Postgres: time limits, what each session is set to, one place that reads driver errors."""
 
+import secrets
 import select
 import socket
 import ssl
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar, cast
 
 from pg8000.native import Connection as Driver
-from pg8000.native import DatabaseError, InterfaceError, PreparedStatement
+from pg8000.native import DatabaseError, InterfaceError
 
-from serving.prepared import Column, read_column, run_prepared
+from serving.prepared import Column, Prepared, build_guard, prepare, read_column, run_prepared, run_unnamed
+from serving.reasons import (
+    DRIVER_FAILURES,
+    POOLED,
+    explain_code,
+    explain_failure,
+    is_fatal,
+    read_sqlstate,
+)
+from serving.session import GUARD_CODE, SETTINGS, build_guard_statement, build_login
 from serving.settings import PostgresSettings
 
 CONNECT_TIMEOUT_S = 3
-RECENT_S = 0.02  # since its last use, within which a session is not asked whether it is still there
-SILENT_S = 0.5  # after no answer, before anybody is made to wait for one again
+LOGIN_TIMEOUT_S = 5  # no answer to one message of the login
 ANSWER_TIMEOUT_S = 9  # no answer to one message: a frozen server, which cannot obey its own limits
 # A server whose machine is gone is noticed after 25 s of silence, also by sessions that wait in the pool.
 KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
-# Session settings. The server gives a lock up soon after its client is killed (it looks every 0.5 s while
-# busy) or cut off (keepalives, unacknowledged data), and cancels what takes longer than we would wait.
-SESSION = {
-    "statement_timeout": "8s",
-    "lock_timeout": "7s",
-    "idle_in_transaction_session_timeout": "60s",
-    "client_connection_check_interval": "500",
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-    "timezone": "UTC",
-    "client_encoding": "UTF8",
-    "default_transaction_isolation": "read committed",
-}
-# SQLSTATE classes that are nobody's mistake here: connection, resources, operator, system; then what a
-# missing or half-done set-up and changed credentials look like.
-_UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "55", "57", "58", "XX")
-_UNAVAILABLE_CODES = ("25006", "3F000", "42501", "42P01")
+# What others made Postgres roll back is done again after these pauses, unless that took too long already.
+AGAIN_AFTER_S = (0.05, 0.2, 0.5)
+AGAIN_WITHIN_S = 4
+QUIET_S = 0.5  # without a word, after which a proxy might take a session for abandoned
 
 # No limit at all, for the end of a statement read by read_column(). The planner, which cannot know how much
 # it is, prepares for a part of the rows: it walks along an index where it would sort all before the first.
 FIRST_ROWS_SOON: LiteralString = "limit (select 9223372036854775807)"
 
 Row = list[Any]
+T = TypeVar("T")
 
 
 class DatabaseUnavailableError(Exception):
     """Postgres cannot be reached or cannot do its work now; nothing of the open transaction was committed.
 
-    Only when it is raised by a commit may the commit have taken place.
+    Only when it is raised by a commit may the commit have taken place. Its text is the reason, and may be
+    shown to anybody.
     """
 
     code = "database_unavailable"
 
-    def __init__(self, detail: str, *, is_silent: bool = False) -> None:
-        super().__init__(detail)
+    def __init__(self, reason: str, *, sqlstate: str = "", is_silent: bool = False) -> None:
+        super().__init__(reason)
+        self.is_full = sqlstate == "53300"  # all sessions are in use: one may be free in a moment
         self.is_silent = is_silent  # there was no answer, and who asks now would wait as long in vain
+
+
+class RolledBackError(DatabaseUnavailableError):
+    """Postgres rolled everything back because of what others did at the same time: do it again."""
 
 
 class StatementError(Exception):
@@ -73,7 +73,7 @@ class StatementError(Exception):
 
 
 class Connection:
-    """One session; not to be shared between threads. `broken` once it must not be used again.
+    """One session, for one thread at a time. `broken` once it must not be used again.
 
     `used` is when it was given back last, in seconds of the monotonic clock.
     """
@@ -86,9 +86,13 @@ class Connection:
         session: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.broken = False
-        self.used = time.monotonic()
-        self._prepared: dict[str, PreparedStatement] = {}
-        with self._errors(), ExitStack() as opened:
+        self.used = self._spoke = time.monotonic()
+        self._why_broken = ""
+        self._turn = threading.Lock()  # of whoever speaks to the server: the borrower, or keep_alive()
+        self._prepared: dict[str, Prepared] = {}
+        self._marker = secrets.token_hex(8)
+        self._is_pooled, self._guard_sql, self._guard = False, "", b""
+        with self._exchange(), ExitStack() as opened:
             connected = opened.enter_context(_open_socket(settings))
             self._watched = opened.enter_context(connected.dup())  # TLS takes over the socket itself
             self._driver = Driver(
@@ -98,20 +102,20 @@ class Connection:
                 password=settings.password,
                 ssl_context=_ssl_context(settings),
                 application_name=application_name,
-                startup_params={**SESSION, **session},
                 sock=connected,
             )
+            opened.callback(self.close)
+            self._set_up({**SETTINGS, **session})
+            self._set_timeout(ANSWER_TIMEOUT_S)
             opened.pop_all()
 
     def run(self, sql: LiteralString, **params: object) -> list[Row]:
         """Run one statement and return its rows; parameters are sent as untyped text: cast them in SQL."""
-        with self._errors():
-            return self._driver.run(sql, **params) or []
+        return self._repeat(lambda: self._run(sql, params))
 
     def run_prepared(self, sql: LiteralString, **params: object) -> list[Row]:
-        """Run a statement that this session prepares once: one round trip instead of three."""
-        with self._errors():
-            return run_prepared(self._driver, self._prepare(sql), params)
+        """Run a statement that this session prepares once."""
+        return self._repeat(lambda: self._run_prepared(sql, params))
 
     def read_column(self, sql: LiteralString, count: int, **params: object) -> Generator[Column, None, None]:
         """Yield all rows of a prepared statement of one column, up to `count` at a time; needs a transaction.
@@ -119,13 +123,19 @@ class Connection:
         Between the yields nothing is left unread, so the session may be used, or given back before the end.
         Once in a transaction: a second one is refused.
         """
-        with self._errors():
-            yield from read_column(self._driver, self._prepare(sql), params, count)
+        with self._exchange():
+            columns = read_column(self._driver, self._prepare(sql), params, count)
+        while True:
+            with self._exchange():
+                column = next(columns, None)
+            if column is None:
+                return
+            yield column
 
     def copy_in(self, sql: LiteralString, chunks: Iterable[bytes]) -> None:
-        """Run COPY ... FROM STDIN with the chunks, each sent as one message."""
+        """Run COPY ... FROM STDIN with the chunks, each sent as one message; needs a transaction."""
         try:
-            with self._errors():
+            with self._exchange():
                 self._driver.run(sql, stream=chunks)
         except StatementError:
             raise
@@ -134,9 +144,13 @@ class Connection:
             raise
 
     @contextmanager
-    def transaction(self, *, snapshot: bool = False) -> Iterator[None]:
-        """Commit at the end of the block, roll back when it raises; `snapshot`: read-only, one moment."""
-        self.run("begin isolation level repeatable read, read only" if snapshot else "begin")
+    def transaction(self, *, snapshot: bool = False, writable: bool = False) -> Iterator[None]:
+        """Commit at the end of the block, roll back when it raises.
+
+        With `snapshot` it sees a single moment, and is read-only unless it is `writable`.
+        """
+        access: LiteralString = ", read only" if not writable else ""
+        self._begin(f"begin isolation level repeatable read{access}" if snapshot else "begin")
         try:
             yield
         except BaseException:
@@ -144,11 +158,36 @@ class Connection:
             raise
         self.run("commit")
 
+    def transact(self, work: Callable[[], T], *, snapshot: bool = False) -> T:
+        """Do the work in a transaction, again when Postgres rolled it back because of others.
+
+        So it may do nothing that is not undone by that.
+        """
+
+        def do() -> T:
+            with self.transaction(snapshot=snapshot):
+                return work()
+
+        return self._repeat(do)
+
     def is_closed_by_server(self) -> bool:
         """True when the server has hung up while nobody used the connection; costs no round trip."""
         poll = select.poll()
         poll.register(self._watched, select.POLLIN | select.POLLERR | select.POLLHUP)
         return bool(poll.poll(0))
+
+    def keep_alive(self) -> None:
+        """Say something if nobody did for a while, so that no proxy ends the session; for another thread."""
+        if self.broken or time.monotonic() - self._spoke < QUIET_S:
+            return
+        if not self._turn.acquire(blocking=False):
+            return  # somebody is speaking
+        try:
+            with suppress(DatabaseUnavailableError, StatementError), self._errors():
+                self._driver.execute_simple("select")
+        finally:
+            self._spoke = time.monotonic()
+            self._turn.release()
 
     def close(self) -> None:
         """Close the session; never raises."""
@@ -157,11 +196,63 @@ class Connection:
             self._driver.close()
         self._watched.close()
 
-    def _prepare(self, sql: LiteralString) -> PreparedStatement:
+    def _set_up(self, settings: Mapping[str, str]) -> None:
+        """Set the session up, and find out whether a pooler is in between: it has process ids of its own."""
+        rows = self._driver.run(build_login(settings, self._marker)) or []
+        pid, marker = rows[0][:2]
+        if marker:
+            raise DatabaseUnavailableError(POOLED)
+        key = bytes(self._driver._backend_key_data or b"")
+        if int.from_bytes(key[:4], "big") != pid:
+            self._is_pooled = True
+            self._guard_sql = build_guard_statement(self._marker)
+            self._guard = build_guard(self._guard_sql)
+
+    def _set_timeout(self, timeout_s: float) -> None:
+        if self._driver._usock is not None:  # with TLS it is another socket than the one that was opened
+            self._driver._usock.settimeout(timeout_s)
+
+    def _run(self, sql: LiteralString, params: Mapping[str, object]) -> list[Row]:
+        with self._exchange():
+            if params:
+                return run_unnamed(self._driver, sql, params, guard=self._find_guard())
+            guard = f"{self._guard_sql}; " if self._find_guard() else ""
+            return self._driver.run(cast(LiteralString, guard) + sql) or []
+
+    def _run_prepared(self, sql: LiteralString, params: Mapping[str, object]) -> list[Row]:
+        with self._exchange():
+            return run_prepared(self._driver, self._prepare(sql), params, guard=self._find_guard())
+
+    def _begin(self, sql: LiteralString) -> None:
+        with self._exchange():
+            self._driver.run(f"{sql}; {self._guard_sql}" if self._is_pooled else sql)
+
+    def _prepare(self, sql: LiteralString) -> Prepared:
         statement = self._prepared.get(sql)
         if statement is None:
-            statement = self._prepared[sql] = self._driver.prepare(sql)
+            statement = self._prepared[sql] = prepare(self._driver, sql, guard=self._find_guard())
         return statement
+
+    def _find_guard(self) -> bytes:
+        """Return what to send before a statement; nothing in a transaction, which a pooler keeps whole."""
+        return self._guard if self._is_pooled and not self._is_in_transaction() else b""
+
+    def _is_in_transaction(self) -> bool:
+        return self._driver._transaction_status in (b"T", b"E")
+
+    def _repeat(self, work: Callable[[], T]) -> T:
+        """Do what is one transaction of its own, again when Postgres rolled it back because of others."""
+        if self.broken or self._is_in_transaction():
+            return work()
+        started = time.monotonic()
+        for pause in AGAIN_AFTER_S:
+            try:
+                return work()
+            except RolledBackError:
+                if self.broken or time.monotonic() - started > AGAIN_WITHIN_S:
+                    raise
+                time.sleep(pause)
+        return work()
 
     def _roll_back(self) -> None:
         if self.broken:
@@ -172,106 +263,46 @@ class Connection:
             self.broken = True
 
     @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        """Speak to the server; nobody else does meanwhile."""
+        with self._turn, self._errors():
+            yield
+            self._spoke = time.monotonic()
+
+    @contextmanager
     def _errors(self) -> Iterator[None]:
         """Translate what the driver raises: the only place that knows its errors."""
         if self.broken:
             # Postgres may still be there, but it would answer for a transaction that nobody ended.
-            raise DatabaseUnavailableError("the session is broken")
+            raise DatabaseUnavailableError(self._why_broken or "the session is broken")
         try:
             yield
         except DatabaseError as error:
-            code = _sqlstate(error)
-            if not code.startswith(_UNAVAILABLE_CLASSES) and code not in _UNAVAILABLE_CODES:
-                raise StatementError(code) from error
-            self.broken = self.broken or code[:2] in ("08", "57", "58", "XX")
-            raise DatabaseUnavailableError(f"Postgres answered {code}") from error
-        except (InterfaceError, OSError, AttributeError) as error:
-            # AttributeError: the driver's answer to a session that ended while it was logging in.
-            self.broken = True
-            detail = f"the connection to Postgres failed: {type(error).__name__}"
+            raise self._translate(error) from error
+        except DRIVER_FAILURES as error:
+            self.broken, self._why_broken = True, explain_failure(error)
             is_silent = isinstance(error, TimeoutError) or isinstance(error.__context__, TimeoutError)
-            raise DatabaseUnavailableError(detail, is_silent=is_silent) from error
+            raise DatabaseUnavailableError(self._why_broken, is_silent=is_silent) from error
 
-
-class Pool:
-    """Keeps idle connections for the threads of this process; opens one when there is none.
-
-    The callers' threads bound how many there are, so it has no limit of its own.
-    """
-
-    def __init__(self, connect: Callable[[], Connection]) -> None:
-        self.connect = connect
-        self._idle: deque[Connection] = deque()
-        self._lock = threading.Lock()
-        self._silent_until = 0.0
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        """Lend a connection for the block."""
-        connection = self._take_unless_silent()
-        try:
-            yield connection
-        except BaseException as error:
-            # An unfinished answer or transaction may be left behind: only refused statements are known
-            # to leave the session as it was.
-            connection.broken = connection.broken or not isinstance(error, StatementError)
-            if isinstance(error, DatabaseUnavailableError):
-                self._note(error)
-                self.close()  # the idle sessions broke too; found out now, they fail nobody
-            raise
-        finally:
-            self.give_back(connection)
-
-    def _take_unless_silent(self) -> Connection:
-        """Spare the requests that wait for a thread a wait for Postgres that others have just had in vain."""
-        if time.monotonic() < self._silent_until:
-            raise DatabaseUnavailableError("Postgres did not answer a moment ago")
-        try:
-            return self.take()
-        except DatabaseUnavailableError as error:
-            self._note(error)
-            raise
-
-    def _note(self, error: DatabaseUnavailableError) -> None:
-        if error.is_silent:
-            self._silent_until = time.monotonic() + SILENT_S
-
-    def take(self) -> Connection:
-        """Take the connection used last, or open one; must be given back."""
-        while True:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None:
-                return self.connect()
-            # Under load the question would cost a change of threads, for what was true a moment ago.
-            if time.monotonic() - connection.used < RECENT_S or not connection.is_closed_by_server():
-                return connection
-            connection.close()
-
-    def give_back(self, connection: Connection) -> None:
-        """Keep a connection for the next taker, or close it when it is broken."""
-        if connection.broken:
-            connection.close()
-            return
-        connection.used = time.monotonic()
-        with self._lock:
-            self._idle.append(connection)
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        with self._lock:
-            idle, self._idle = self._idle, deque()
-        for connection in idle:
-            connection.close()
-
-
-def _sqlstate(error: DatabaseError) -> str:
-    answer = error.args[0] if error.args else None
-    return answer.get("C", "") if isinstance(answer, dict) else ""
+    def _translate(self, error: DatabaseError) -> DatabaseUnavailableError | StatementError:
+        """Return what an answer of the server means; the session goes on unless that ended it."""
+        code = read_sqlstate(error)
+        if code == GUARD_CODE and self._is_pooled:
+            reason: str | None = POOLED
+        else:
+            reason = explain_code(code)
+        if reason is None:
+            return StatementError(code)
+        if is_fatal(error) or reason == POOLED or code[:2] in ("08", "26", "57", "58", "XX"):
+            self.broken, self._why_broken = True, reason
+        # Of 40003 nobody knows whether it was completed.
+        is_rolled_back = code.startswith("40") and code != "40003"
+        kind = RolledBackError if is_rolled_back else DatabaseUnavailableError
+        return kind(reason, sqlstate=code)
 
 
 def _open_socket(settings: PostgresSettings) -> socket.socket:
-    """Connect within CONNECT_TIMEOUT_S; from then on each read and write has ANSWER_TIMEOUT_S."""
+    """Connect within CONNECT_TIMEOUT_S; from then on each read and write has LOGIN_TIMEOUT_S."""
     if settings.host.startswith("/"):
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(CONNECT_TIMEOUT_S)
@@ -287,7 +318,7 @@ def _open_socket(settings: PostgresSettings) -> socket.socket:
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):  # not all systems have all of them
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    connection.settimeout(ANSWER_TIMEOUT_S)
+    connection.settimeout(LOGIN_TIMEOUT_S)
     return connection
 
 

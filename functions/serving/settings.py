@@ -139,15 +139,19 @@ class ServingSettings:
 
     log_level: str
     threads: int
+    sessions: int  # that one worker may have with Postgres
     api_token: str = field(repr=False)
 
     @classmethod
     def from_environment(cls, env: Environment) -> "ServingSettings":
-        """Read LOG_LEVEL, API_TOKEN and what the framework reads itself: WORKERS and THREADS of each."""
+        """Read LOG_LEVEL, API_TOKEN, PG_SESSIONS, and the framework's own WORKERS and THREADS."""
         env.number("WORKERS", 1)
+        threads = env.number("THREADS", 8)
         return cls(
             log_level=env.text("LOG_LEVEL", "info"),
-            threads=env.number("THREADS", 8),
+            threads=threads,
+            # Half of the threads may export, each with a session for as long as that takes.
+            sessions=env.number("PG_SESSIONS", threads // 2 + 2),
             api_token=env.text("API_TOKEN", ""),
         )
 

@@ -266,6 +266,7 @@ FORMS = {
     "LOG_LEVEL": one_of(("debug", "info", "warning", "error")),
     "THREADS": whole_number(1, 1024),
     "WORKERS": whole_number(1, 1024),
+    "PG_SESSIONS": whole_number(2, 1024),
     "API_TOKEN": TOKEN,
     "PROCESS_URL": Form("an address such as http://127.0.0.1:8080/data", is_url),
     "ROLLCALL_URL": Form("an address such as http://127.0.0.1:8080", is_url),

@@ -11,10 +11,9 @@ import pytest
 from faults.proxy import LONGEST_S
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.native import Connection as Driver
-from pg8000.native import PreparedStatement
 from rig import Count, Database
 
-from serving.prepared import READ_BYTES, read_column, run_prepared
+from serving.prepared import READ_BYTES, Prepared, prepare, read_column, run_prepared
 
 PART_ROWS = 3
 # Some are like what ends an answer, Z 0 0 0 5; one makes the length of its message a Z. They fill two parts,
@@ -28,7 +27,7 @@ IN_BETWEEN = {
     "a notification": "select pg_notify('bell', 'Z')",
 }
 KINDS = {"a notice": b"N", "a setting that changes": b"S", "a notification": b"A"}
-Read = Callable[[Driver, PreparedStatement], list[Any]]
+Read = Callable[[Driver, Prepared], list[Any]]
 Answers = list[list[bytes]]  # to each request, by messages or by packets
 
 
@@ -58,7 +57,7 @@ class Session:
 
     driver: Driver
     read: Read
-    statements: dict[str, PreparedStatement] = field(default_factory=dict)
+    statements: dict[str, Prepared] = field(default_factory=dict)
 
     def record(self, sql: str) -> Answers:
         """Return what Postgres answers to a statement in a transaction."""
@@ -99,9 +98,9 @@ class Session:
             self.driver._sock = stream
         return [split(answer) for answer in recorder.answers]
 
-    def _prepare(self, sql: str) -> PreparedStatement:
+    def _prepare(self, sql: str) -> Prepared:
         if sql not in self.statements:
-            self.statements[sql] = self.driver.prepare(sql)
+            self.statements[sql] = prepare(self.driver, sql)
         return self.statements[sql]
 
 
@@ -125,16 +124,16 @@ def split(answer: bytes) -> list[bytes]:
     return messages
 
 
-def read_parts(driver: Driver, statement: PreparedStatement) -> list[bytes]:
+def read_parts(driver: Driver, statement: Prepared) -> list[bytes]:
     columns = read_column(driver, statement, {"texts": TEXTS}, PART_ROWS)
     return [text for column in columns for text in column.split()]
 
 
-def read_at_once(driver: Driver, statement: PreparedStatement) -> list[bytes]:
+def read_at_once(driver: Driver, statement: Prepared) -> list[bytes]:
     return [text.encode() for (text,) in run(driver, statement)]
 
 
-def run(driver: Driver, statement: PreparedStatement) -> list[list]:
+def run(driver: Driver, statement: Prepared) -> list[list]:
     return run_prepared(driver, statement, {"texts": TEXTS})
 
 

@@ -10,7 +10,7 @@ ENV = {"PGPASSWORD": "a-long-password"}
     [
         '"request", "method": "GET", "route": "/data/<user_id>/image", "status": 200, "ms": 0.6}',
         '"request", "method": "GET", "route": "", "status": 404, "ms": 7}',
-        '"request.failed", "code": "database_unavailable", "cause": "Postgres answered 57P01"}',
+        '"request.failed", "code": "database_unavailable", "cause": "the disk of Postgres is full (53100)"}',
         '"request.failed", "code": "store_unavailable", "cause": "the bucket src-data cannot be listed: '
         'SlowDown (503): the store cannot do it now"}',
         '"export.cut", "error": "OSError", "code": null, "where": ["users.py:98 read_chunks"]}',

@@ -160,6 +160,7 @@ BAD = [
     ("LOG_LEVEL", ["INFO", "trace"]),
     ("THREADS", ["0", "1025", "many", "9" * 5_000]),
     ("WORKERS", ["0", "two"]),
+    ("PG_SESSIONS", ["0", "1", "many"]),
 ]
 
 

@@ -16,7 +16,8 @@ from get_data.queries import (
     build_stats,
 )
 from get_data.users import fetch_page_within
-from serving.postgres import Connection, Pool, Row
+from serving.pool import Pool
+from serving.postgres import Connection, Row
 
 SHOWN_RUNS = 6
 SHOWN_REJECTS = 50

@@ -20,7 +20,8 @@ from get_data.queries import (
     build_stats,
     build_user,
 )
-from serving.postgres import Column, Connection, Pool
+from serving.pool import Pool
+from serving.postgres import Column, Connection
 
 # One takes 4 ms, so the first byte does not wait; half of it takes an eighth longer, twice no less.
 CHUNK_USERS = 2_000

@@ -56,14 +56,13 @@ class Ledger:
     def use_copies(self) -> None:
         """From now on work on temporary copies of the tables: what is done then changes nothing."""
         run = self._connection.run
-        run("begin isolation level repeatable read")
-        run(_CREATE_COPIES)
-        run("discard plans")  # of statements that this session has already run on the tables themselves
-        for statement in (_COPY_USERS, _COPY_LEDGER):
-            last: str | None = ""
-            while last is not None:  # in parts, none of which takes longer than an answer may
-                last = run(statement, after=last, limit=COPIED_ROWS)[0][0]
-        run("commit")
+        with self._connection.transaction(snapshot=True, writable=True):
+            run(_CREATE_COPIES)
+            run("discard plans")  # of statements that this session has already run on the tables themselves
+            for statement in (_COPY_USERS, _COPY_LEDGER):
+                last: str | None = ""
+                while last is not None:  # in parts, none of which takes longer than an answer may
+                    last = run(statement, after=last, limit=COPIED_ROWS)[0][0]
 
     def fetch_rules(self) -> str:
         """Return the version of the rules, the bucket and the prefix that the ledger was made with."""

@@ -46,20 +46,22 @@ class Options:
     allow_empty: bool = False
 
 
-def run_once(settings: Settings, connect: Callable[[], Connection], options: Options) -> dict[str, Any]:
-    """Do one run and return its report.
+def run_once(settings: Settings, connection: Connection, options: Options) -> dict[str, Any]:
+    """Do one run over this session and return its report; it is closed unless a run ended well.
 
     Raises RunInProgressError, SourceEmptyError, StoreUnavailableError or DatabaseUnavailableError. What was
     committed before stays, and the next run goes on from there.
     """
-    connection = connect()
     try:
-        if options.dry_run:
-            begin_dry_run(connection)
-            return _rehearse(settings, connection, options)
-        return _carry_out(settings, connection, options, begin_run(connection, full=options.full))
-    finally:
-        connection.close()  # and with it the lock, however the run ended
+        if not options.dry_run:
+            return _carry_out(settings, connection, options, begin_run(connection, full=options.full))
+        begin_dry_run(connection)
+        report = _rehearse(settings, connection, options)
+        connection.close()  # and with it the copies of the tables
+        return report
+    except BaseException:
+        connection.close()  # and with it the lock
+        raise
 
 
 def settle_range(
