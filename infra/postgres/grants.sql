@@ -24,15 +24,7 @@ grant select, update on locks to :"process_users";
 grant select, update on sequence commits, last_committer to :"process_users";
 grant select, insert, delete on versions to :"process_users";
 grant execute on function shown_state(runs) to :"process_users", :"get_data", :"reader";
-
--- Statistics are refreshed after a large load: by the run from Postgres 17 on, before that by autovacuum alone.
-do $$
-begin
-    if current_setting('server_version_num')::int >= 170000 then
-        grant maintain on users, ledger to :"process_users";
-    end if;
-end
-$$;
+grant execute on function refresh_statistics() to :"process_users";
 
 -- Everybody may write large objects, which fill the disk. Only a superuser can keep the roles from that.
 do $$
