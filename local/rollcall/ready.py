@@ -23,7 +23,7 @@ from rollcall.terminal import say, say_error
 
 DOCKER = "docker"
 USUAL_ENV_FILE = Path("local/.env")
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 POLL_S = 1
 SHOWN_LINES = 15
 SECOND_PORT = "GATEWAY_PORT_2"
@@ -38,7 +38,11 @@ ADDRESSES = (
         "MinIO console  http://{}   (login: MINIO_ACCESS_KEY and MINIO_SECRET_KEY of {env})",
     ),
     ("minio", "9000/tcp", "MinIO S3       http://{}"),
-    ("pgadmin", "80/tcp", "pgAdmin        http://{}   (no login: it knows the database, as a reader)"),
+    (
+        "pgadmin",
+        "5050/tcp",
+        "pgAdmin        http://{}   (login: PGADMIN_EMAIL and PGADMIN_PASSWORD of {env})",
+    ),
     ("postgres", "5432/tcp", "Postgres       {}"),
 )
 

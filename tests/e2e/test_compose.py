@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import urllib3
@@ -36,7 +38,7 @@ from privileges import (
 )
 from rig import REPOSITORY
 
-from rollcall.env_file import fill_in
+from rollcall.env_file import SECRET_LENGTH, fill_in
 from rollcall.ports import choose_port
 from rollcall.private_files import write_private
 from rollcall.ready import ADDRESSES, choose_builder
@@ -55,7 +57,7 @@ PORTS = (
     "MINIO_CONSOLE_PORT",
     "PGADMIN_PORT",
 )
-UP_TIMEOUT_S = 600
+UP_TIMEOUT_S = 1500
 PROJECT = f"rollcall-test-{os.getpid()}"  # another test run has its own
 
 
@@ -296,13 +298,22 @@ def test_each_user_may_do_its_work_and_no_more(compose: Compose) -> None:
 
 
 def test_the_uploader_may_log_in_to_the_console(compose: Compose) -> None:
-    env = compose.env()
+    assert lists_objects(compose, log_in_to_console(compose, compose.env()))
+
+
+def log_in_to_console(compose: Compose, env: Mapping[str, str]) -> str:
+    """Log the uploader in; returns the cookie of the session."""
     login = json.dumps({"accessKey": env["MINIO_ACCESS_KEY"], "secretKey": env["MINIO_SECRET_KEY"]}).encode()
-    url = f"http://{compose.address('minio', 9001)}"
-    answer = ask(f"{url}/api/v1/login", login)
+    answer = ask(f"http://{compose.address('minio', 9001)}/api/v1/login", login)
     assert answer.status == 204, answer.data
-    cookie = answer.headers["Set-Cookie"].split(";")[0]
-    assert ask(f"{url}/api/v1/buckets/src-data/objects", headers={"Cookie": cookie}).json()["objects"]
+    return answer.headers["Set-Cookie"].split(";")[0]
+
+
+def lists_objects(compose: Compose, cookie: str) -> bool:
+    """True when this session of the console may see the source bucket."""
+    url = f"http://{compose.address('minio', 9001)}/api/v1/buckets/src-data/objects"
+    answer = ask(url, headers={"Cookie": cookie})
+    return answer.status == 200 and bool(answer.json()["objects"])
 
 
 def ask(
@@ -316,18 +327,168 @@ def ask(
         )
 
 
+def test_pgadmin_lets_nobody_in_without_its_login(compose: Compose) -> None:
+    pgadmin = PgAdmin(compose)
+    assert pgadmin.ask("/browser/").status == 302
+    assert pgadmin.ask("/browser/server/nodes/1/").status in (302, 401)
+    assert pgadmin.ask("/browser/server/connect/1/1", {"X-pgA-CSRFToken": "x"}, "{}").status in (
+        302,
+        400,
+        401,
+    )
+    assert pgadmin.log_in("another-password") == "/login"
+    assert pgadmin.ask("/browser/").status == 302
+    assert pgadmin.ask("/login", {"Host": "elsewhere.example"}).status == 403
+
+
 def test_pgadmin_knows_the_server_and_asks_for_no_password(compose: Compose) -> None:
-    url = f"http://{compose.address('pgadmin', 80)}"
-    page = ask(f"{url}/browser/")
-    cookie = "; ".join(each.split(";")[0] for each in page.headers.getlist("Set-Cookie"))
-    script = ask(f"{url}/browser/js/utils.js", headers={"Cookie": cookie}).data.decode()
+    pgadmin = PgAdmin(compose)
+    assert pgadmin.log_in(compose.env()["PGADMIN_PASSWORD"]) == "/browser/"
+    script = pgadmin.ask("/browser/js/utils.js").data.decode()
     found = re.search(r"csrf_token'\] = '([^']+)'", script)
     assert found, script[:500]
-    headers = {"X-pgA-CSRFToken": found[1], "Cookie": cookie}
-    answer = ask(f"{url}/browser/server/connect/1/1", b"{}", headers).json()
+    answer = pgadmin.ask("/browser/server/connect/1/1", {"X-pgA-CSRFToken": found[1]}, "{}").json()
     assert answer["data"]["connected"]
     assert answer["data"]["user"]["name"] == "rollcall_reader"
-    assert ask(f"{url}/browser/", headers={"Host": "elsewhere.example"}).status == 403
+    for setting in ("enable_psql", "enable_server_passexec_cmd", "enable_binary_path_browsing"):
+        assert re.search(rf"{setting}'\] = +'False'", script), setting
+
+
+def test_pgadmin_holds_its_login_and_the_readers_password_and_no_other(compose: Compose) -> None:
+    env = compose.env()
+    mine = {env["PGADMIN_PASSWORD"], env["PGPASSWORD"], env["PGUSER"]}
+    example = (REPOSITORY / "local" / ".env.example").read_text()
+    secrets = {env[name] for name in re.findall(r"(?m)^(\w+)=generate", example)} - mine
+    found = compose.inspect()["pgadmin"]
+    files = "find /tmp /var/lib/pgadmin /proc/1/environ -type f -exec cat {} + | tr -cd '[:print:]'"
+    held = json.dumps(found["Config"]) + run_in(compose, "pgadmin", files)
+    assert f"postgres:5432:*:*:{env['PGPASSWORD']}" in held
+    assert [secret for secret in secrets if secret in held] == []
+    assert read_rights(compose, "pgadmin") == {"Uid": "5050", "CapEff": "0" * 16, "NoNewPrivs": "1"}
+    assert "Read-only file system" in run_in(compose, "pgadmin", "touch /pgadmin4/x")
+
+
+class PgAdmin:
+    """A browser at pgAdmin: it keeps cookies and follows nothing."""
+
+    def __init__(self, compose: Compose) -> None:
+        self._url = f"http://{compose.address('pgadmin', 5050)}"
+        self._email = compose.env()["PGADMIN_EMAIL"]
+        self._cookies: dict[str, str] = {}
+
+    def ask(
+        self, path: str, headers: Mapping[str, str] | None = None, body: str | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        """Send one request: GET, or POST when there is a body."""
+        cookies = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
+        sent = {"Cookie": cookies, **(headers or {})}
+        method = "GET"
+        if body is not None:
+            method, sent = "POST", {"Content-Type": "application/json", **sent}
+        with urllib3.PoolManager(retries=False, timeout=120) as pool:
+            answer = pool.request(method, self._url + path, body=body, headers=sent, redirect=False)
+        for each in answer.headers.getlist("Set-Cookie"):
+            name, _, value = each.split(";")[0].partition("=")
+            self._cookies[name] = value
+        return answer
+
+    def log_in(self, password: str) -> str:
+        """Fill in the form; returns where pgAdmin sends the browser."""
+        page = self.ask("/login").data.decode()
+        token = re.search(r'csrfToken": "([^"]+)"', page)
+        assert token, page[:500]
+        form = {"email": self._email, "password": password, "csrf_token": token[1]}
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = self.ask("/authenticate/login", headers, urlencode({**form, "internal_button": "Login"}))
+        return urlsplit(answer.headers["Location"]).path
+
+
+# service: the ports of others that it works with. It reaches no other port of any container.
+LISTENING = {
+    "postgres": (5432,),
+    "minio": (9000, 9001),
+    "process-users": (8080,),
+    "get-data": (8080,),
+    "gateway": (8080, 5000),
+    "pgadmin": (5050,),
+}
+NEIGHBOURS = {
+    "postgres": {"process-users", "get-data", "pgadmin"},
+    "minio": {"process-users"},
+    "process-users": {"postgres", "minio", "scheduler", "gateway"},
+    "get-data": {"postgres", "gateway"},
+    "scheduler": {"process-users"},
+    "gateway": {"process-users", "get-data"},
+    "pgadmin": {"postgres"},
+}
+
+
+def test_each_service_reaches_what_it_works_with_and_nothing_else(compose: Compose) -> None:
+    addresses = {
+        service: {network["IPAddress"] for network in found["NetworkSettings"]["Networks"].values()} - {""}
+        for service, found in compose.inspect().items()
+    }
+    for service, neighbours in NEIGHBOURS.items():
+        others = {name: ports for name, ports in LISTENING.items() if name != service}
+        named = [(name, port) for name in others.keys() & neighbours for port in others[name]]
+        assert find_reached(compose, service, named, wait_s=60) == set(named), service
+        strangers = [
+            (address, port)
+            for name in others.keys() - neighbours
+            for address in addresses[name]
+            for port in others[name]
+        ]
+        assert find_reached(compose, service, strangers, wait_s=2) == set(), service
+
+
+def find_reached(
+    compose: Compose, service: str, targets: Iterable[tuple[str, int]], *, wait_s: int
+) -> set[tuple[str, int]]:
+    """Connect from a service's container to each target; returns those that accept."""
+    tries = "\n".join(
+        f"timeout {wait_s} bash -c '</dev/tcp/{host}/{port}' 2>/dev/null && echo reached {host} {port} &"
+        for host, port in targets
+    )
+    printed = run_in(compose, service, f"{tries}\nwait").splitlines()
+    reached = [line.split()[1:] for line in printed if line.startswith("reached ")]
+    return {(host, int(port)) for host, port in reached}
+
+
+def test_only_what_publishes_ports_is_connected_to_the_world(compose: Compose) -> None:
+    for service, found in compose.inspect().items():
+        names = list(found["NetworkSettings"]["Networks"])
+        listed = subprocess.run(
+            ["docker", "network", "inspect", *names], capture_output=True, text=True, check=True
+        )
+        is_outside = any(not network["Internal"] for network in json.loads(listed.stdout))
+        assert is_outside == (service in {name for name, _, _ in ADDRESSES}), service
+
+
+def test_every_service_has_limits(compose: Compose) -> None:
+    for service, found in compose.inspect().items():
+        host = found["HostConfig"]
+        assert 0 < host["Memory"] <= 2 << 30, service
+        assert 0 < host["PidsLimit"] <= 1024, service
+        assert "no-new-privileges:true" in host["SecurityOpt"], service
+        assert host["CapDrop"] in (["ALL"], ["CAP_ALL"]), service
+
+
+def test_images_hold_no_secrets_and_nothing_that_is_left_out(compose: Compose) -> None:
+    found = compose.inspect()
+    secrets = [value for value in compose.env().values() if len(value) == SECRET_LENGTH]
+    assert secrets
+    for service in (*OURS, "setup"):
+        image = found[service]["Image"]
+        history = subprocess.run(
+            ["docker", "history", "--no-trunc", image], capture_output=True, text=True, check=True
+        ).stdout
+        config = subprocess.run(
+            ["docker", "image", "inspect", image], capture_output=True, text=True, check=True
+        ).stdout
+        assert [secret for secret in secrets if secret in history + config] == [], service
+        if service in OURS:
+            left = run_in(compose, service, "find /app -name .env -o -name .run -o -name .git -o -name tests")
+            assert left == "", service
 
 
 def test_log_lines_are_json(compose: Compose) -> None:
@@ -452,11 +613,31 @@ def test_images_and_set_up_are_made_as_the_page_of_production_says(compose: Comp
     type_in(build, {})
     variables = compose.inspect()["setup"]["Config"]["Env"]
     (tmp_path / "setup.env").write_text("\n".join(line for line in variables if not line.startswith("PATH=")))
-    network = f"--network {PROJECT}_default"
-    places = {"setup.env": str(tmp_path / "setup.env"), "docker run": f"docker run {network}"}
-    lines = [json.loads(line) for line in type_in(set_up, places).splitlines()]
+    with connect_servers(compose) as network:
+        places = {"setup.env": str(tmp_path / "setup.env"), "docker run": f"docker run --network {network}"}
+        lines = [json.loads(line) for line in type_in(set_up, places).splitlines()]
     assert lines[-1]["event"] == "setup.done"
     assert not any(line.get("created") or line.get("applied") for line in lines)
+
+
+@contextmanager
+def connect_servers(compose: Compose) -> Iterator[str]:
+    """One network with both servers, as others may have it."""
+    name, found = f"{PROJECT}-elsewhere", compose.inspect()
+    servers = {service: found[service]["Id"] for service in ("postgres", "minio")}
+
+    def run(*arguments: str) -> None:
+        subprocess.run(["docker", "network", *arguments], capture_output=True, check=True)
+
+    run("create", "--internal", name)  # a way outside would give the published ports other numbers
+    try:
+        for service, container in servers.items():
+            run("connect", "--alias", service, name, container)
+        yield name
+    finally:
+        for container in servers.values():
+            run("disconnect", "--force", name, container)
+        run("rm", name)
 
 
 def test_everything_killed_in_a_run_is_completed_by_the_next(compose: Compose) -> None:
@@ -481,9 +662,15 @@ def test_everything_killed_in_a_run_is_completed_by_the_next(compose: Compose) -
 def test_down_keeps_the_data_and_changed_settings_are_applied(compose: Compose) -> None:
     stack, before = to_stack(compose), compose.env()
     want = stack.get("/data")
+    # as a pgAdmin of before left it, with a configuration that knew no login
+    run_in(compose, "pgadmin", "echo nonsense > /var/lib/pgadmin/pgadmin4.db")
+    console = log_in_to_console(compose, before)
     compose.down()
     text = compose.env_file.read_text()
-    for name in ("PGPASSWORD", "GET_DATA_PGPASSWORD", "PROCESS_USERS_SECRET_KEY", "MINIO_ACCESS_KEY"):
+    for name in (
+        *("PGPASSWORD", "GET_DATA_PGPASSWORD", "PROCESS_USERS_SECRET_KEY", "MINIO_SECRET_KEY"),
+        "PGADMIN_PASSWORD",
+    ):
         text = text.replace(before[name], before[name][::-1])
     text = text.replace("PROCESS_INTERVAL_S=3600", "PROCESS_INTERVAL_S=2")
     text = text.replace("API_TOKEN=\n", "API_TOKEN=a-token\n")
@@ -491,6 +678,11 @@ def test_down_keeps_the_data_and_changed_settings_are_applied(compose: Compose) 
 
     compose.up()
 
+    pgadmin, after = PgAdmin(compose), compose.env()
+    assert pgadmin.log_in(before["PGADMIN_PASSWORD"]) == "/login"
+    assert pgadmin.log_in(after["PGADMIN_PASSWORD"]) == "/browser/"
+    assert not lists_objects(compose, console)
+    assert lists_objects(compose, log_in_to_console(compose, after))
     url = f"http://{compose.address('gateway', 8080)}"
     token = {"Authorization": "Bearer a-token"}
     assert ask(f"{url}/data").status == 401
