@@ -74,7 +74,7 @@ backup: docker env file ## write the database of the containers to FILE=...
 restore: docker env file ## replace the database of the containers by that of FILE=...; the next run settles the difference
 	@$(stack) exec -T postgres pg_restore --list < "$$FILE" > /dev/null
 	@$(stack) exec -T postgres psql --username=postgres --quiet --command='drop database if exists rollcall with (force)'
-	@$(stack) exec -T postgres pg_restore --username=postgres --create --dbname=postgres < "$$FILE"
+	@$(stack) exec -T postgres pg_restore --username=postgres --no-owner --no-acl --create --dbname=postgres < "$$FILE"
 	@$(MAKE) --no-print-directory local-up
 file:
 	@test -n "$$FILE" || { echo "Which file? As in: make $(MAKECMDGOALS) FILE=rollcall.dump" >&2; exit 1; }

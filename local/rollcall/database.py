@@ -169,7 +169,7 @@ def migrate(settings: PostgresSettings, migrations: Path, parameters: Mapping[st
     """Bring the tables up to date with dbmate; returns the names of the migrations applied."""
     # Only what dbmate needs: its driver refuses PG variables that it does not know.
     environment = {"PATH": os.environ.get("PATH", ""), "DATABASE_URL": build_url(settings, parameters)}
-    command = [_find_dbmate(), "--migrations-dir", str(migrations), "--no-dump-schema", "migrate"]
+    command = [_find_dbmate(), "--migrations-dir", str(migrations.absolute()), "--no-dump-schema", "migrate"]
     # S603: no shell, and nothing in the command comes from outside.
     done = subprocess.run(
         command,

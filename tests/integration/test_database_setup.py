@@ -1,7 +1,9 @@
 """Set-up on databases and servers as people have them: shared, restored, half-owned, changed by hand."""
 
 import os
+import re
 import secrets
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -15,7 +17,7 @@ from rollcall import database
 from rollcall.database import Changes, Wanted, find_server_problem
 from rollcall.ports import HOST
 from rollcall.roles import GET_DATA, KINDS, PROCESS_USERS, READER, make_roles
-from rollcall.servers import Postgres, embedded_postgres
+from rollcall.servers import Postgres, embedded_postgres, packaged_programs
 from rollcall.session import DatabaseNotReadyError, DatabaseSetupError, open_session
 from serving.settings import PostgresSettings
 
@@ -147,6 +149,42 @@ def test_the_roles_of_an_earlier_release_go(install: MakeInstallation) -> None:
     assert second.run("select has_table_privilege('process_users', 'users', 'update')") == [[True]]
     assert second.set_up().former == {"removed": list(KINDS), "left": []}
     assert first.set_up() == second.set_up() == NOTHING
+
+
+def test_a_dump_of_an_earlier_release_gets_its_rights(install: MakeInstallation, tmp_path: Path) -> None:
+    """With the options of `make restore`: the roles that the dump names are not on the server any more."""
+    first, second = install(), install()
+    first.set_up()
+    first.run("insert into users (user_id, first_name, last_name, birthdate) values ('1', 'A', 'B', now())")
+    dump = str(tmp_path / "rollcall.dump")
+    run_program("pg_dump", first.settings, "--format=custom", f"--file={dump}")
+    with closing(connect(second.superuser)) as driver:
+        driver.run(f"create database {identifier(second.settings.database)} template template0")
+        driver.run(f"drop database {identifier(first.settings.database)}")
+        for kind in KINDS:
+            driver.run(f"drop role {identifier(first.name(kind))}")
+    (options,) = re.findall(
+        r"pg_restore --username=postgres (.*) --create", (REPOSITORY / "Makefile").read_text()
+    )
+    run_program("pg_restore", second.settings, *options.split(), f"--dbname={second.settings.database}", dump)
+    second.set_up()
+    with closing(second.connect(READER)) as driver:
+        assert driver.run("select user_id from users") == [["1"]]
+    assert second.set_up() == NOTHING
+
+
+def run_program(name: str, settings: PostgresSettings, *arguments: str) -> None:
+    """Run a client program of Postgres to its good end."""
+    env = {
+        "PGHOST": settings.host,
+        "PGPORT": str(settings.port),
+        "PGUSER": settings.user,
+        "PGPASSWORD": settings.password,
+        **({"PGDATABASE": settings.database} if name == "pg_dump" else {}),
+    }
+    command = [str(packaged_programs() / "bin" / name), *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_role_of_the_same_name_that_is_not_of_an_earlier_release_stays(install: MakeInstallation) -> None:
