@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -29,9 +30,10 @@ from privileges import (
 )
 from rig import REPOSITORY, Store
 
-from rollcall import setup
+from rollcall import database, setup
 from rollcall.object_store import Credentials, ObjectStore
 from rollcall.ports import HOST, choose_port
+from rollcall.processes import wait_until
 from rollcall.roles import KINDS
 from rollcall.samples import samples
 from rollcall.servers import Postgres, embedded_postgres
@@ -198,6 +200,21 @@ def test_several_at_once_do_it_once(site: Site) -> None:
     assert sum(line.get("created", False) for line in lines if line["event"] == "setup.database") == 1
     assert sum(bool(line["applied"]) for line in lines if line["event"] == "setup.migrations") == 1
     assert sorted(line["put"] for line in lines if line["event"] == "setup.samples")[:2] == [0, 0]
+
+
+def test_a_set_up_that_is_disturbed_begins_again(site: Site) -> None:
+    end_waiting = (
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name = 'rollcall-setup' and query like '%pg_try_advisory_lock%'"
+    )
+    maintenance = replace(site, env={**site.env, "PGDATABASE": "postgres"})
+    with closing(maintenance.connect()) as holder:
+        holder.run("select pg_advisory_lock(cast(:lock as bigint))", lock=database.LOCK)
+        process = site.start()
+        wait_until(lambda: holder.run(end_waiting), timeout_s=60, what="a session that waits for its turn")
+    out, err = process.communicate(timeout=180)
+    assert (process.returncode, err) == (0, ""), out
+    assert '"event": "setup.again"' in out
 
 
 @pytest.mark.parametrize("after_s", [0.5, 0.8])
