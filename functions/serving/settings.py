@@ -45,6 +45,19 @@ class Environment:
             return default or ""
         return value
 
+    def password(self, name: str, default: str | None = None) -> str:
+        """Return a password of Postgres; pg8000 cannot log in with one that SCRAM's rules do not allow."""
+        value = self.text(name, default)
+        if value.isascii():
+            return value
+        from scramp.utils import ScramException, saslprep
+
+        try:
+            saslprep(value)
+        except ScramException:
+            self._refuse(f"{name} has characters that SCRAM does not allow in a password, such as an emoji")
+        return value
+
     def integer(self, name: str, default: int, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
         """Return a decimal integer from minimum to maximum."""
         return int(self._formed(name, whole_number(minimum, maximum)) or default)
@@ -120,7 +133,7 @@ class PostgresSettings:
             database=env.text("PGDATABASE"),
             sslmode=env.text("PGSSLMODE", "prefer"),
             sslrootcert=env.file("PGSSLROOTCERT", check_authorities, wanted=AUTHORITIES),
-            password=env.text("PGPASSWORD", ""),
+            password=env.password("PGPASSWORD", ""),
         )
         mode = settings.sslmode
         if settings.host.startswith("/") and mode in ("require", "verify-full"):

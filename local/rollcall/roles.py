@@ -60,7 +60,7 @@ def read_roles(env: Environment, database: str) -> Roles:
         )
     return make_roles(
         prefix,
-        {kind: env.text(f"{kind.upper()}_PGPASSWORD") for kind in KINDS},
+        {kind: env.password(f"{kind.upper()}_PGPASSWORD") for kind in KINDS},
         {kind: env.number(f"{kind.upper()}_SESSIONS", SESSIONS[kind]) for kind in KINDS},
     )
 

@@ -235,6 +235,12 @@ def test_a_secret_of_the_wrong_form_is_named_and_not_shown(name: str, value: str
     assert problems(**{name: value}) == [want]
 
 
+@pytest.mark.parametrize("value", ["hunter2\U0001f600", "\ue000", "\u0221", "\u0627a"])
+def test_a_password_that_no_login_can_be_made_with_is_named_and_not_shown(value: str):
+    want = "PGPASSWORD has characters that SCRAM does not allow in a password, such as an emoji"
+    assert problems(PGPASSWORD=value) == [want]
+
+
 @pytest.mark.parametrize("name", ["PGHOST", "MINIO_ENDPOINT"])
 def test_a_password_in_an_address_is_not_shown(name: str):
     (problem,) = problems(**{name: "postgres://root:hunter2@db:5432/rollcall"})

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from pipeline import ONE_STORE, Pipeline, document
-from rig import Bucket, Database, Store, prepare_database, run_function
+from rig import Bucket, Database, Store, make_buckets, prepare_database, run_function
 from watch import watched
 
 from rollcall.ports import HOST, choose_port
-from rollcall.servers import Key, embedded_postgres, rclone_s3
+from rollcall.servers import Key, Rclone, embedded_postgres, rclone_s3, serving
 
 NEVER_ANSWERED_S = 10
 
@@ -243,6 +243,24 @@ def test_what_is_no_store_is_told_as_that(pipeline: Pipeline, tmp_path: Path):
     with run_function("get-data", pipeline.database.env("get_data"), home=tmp_path / "get-data") as other:
         client = pipeline.client(MINIO_ENDPOINT=other.url)
         assert "check MINIO_ENDPOINT" in document(client.post("/data"))["detail"]
+
+
+def test_a_store_without_etags_is_told_as_that(database: Database, tmp_path: Path):
+    """Each run would read every object again."""
+    key = Key("access", "secret-of-tests")
+    options = ("--etag-hash=",)
+    with serving(
+        lambda port: Rclone(
+            directory=tmp_path / "buckets", port=port, keys=[key], log=tmp_path / "log", limits=options
+        )
+    ) as server:
+        bucket = make_buckets(Store("rclone", server.port, key))
+        with Pipeline(bucket, database) as pipeline:
+            assert pipeline.run()["listed"] == 0
+            pipeline.put("1000.csv")
+            problem = document(pipeline.client().post("/data"))
+    assert problem["code"] == "store_unavailable"
+    assert problem["detail"] == f"the store lists the bucket {bucket.source} without ETags"
 
 
 @ONE_STORE
