@@ -29,7 +29,7 @@ _FORM = [
         "format", {"type": "string", "enum": list(FORMATS)}, "How the answer is written; goes before Accept"
     ),
     build_parameter(
-        "spreadsheet", _BOOLEAN, "With csv: a ' before cells that a spreadsheet would take for a formula"
+        "spreadsheet", _BOOLEAN, "With csv: a ' before text that a spreadsheet would run as a formula"
     ),
 ]
 _USER_ID = build_parameter("user_id", {"type": "string", "minLength": 1}, "As in the key", place="path")

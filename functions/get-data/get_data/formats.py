@@ -36,9 +36,16 @@ _MEMBERS: LiteralString = f"""'"first_name": ' || to_json(first_name)::text
 RECORD: LiteralString = f"'{{' || {_MEMBERS}"
 
 
+# How a formula begins for a spreadsheet, in full width as well; what may stand before it; and where a cell
+# begins: also at a semicolon or a tab, where the spreadsheets of some countries split our cells.
+_FORMULA: LiteralString = r"[-=+@\uFF0D\uFF1D\uFF0B\uFF20\t\r\n]"
+_BLANKS: LiteralString = r'[\s"\u00A0\u00AD\u2000-\u200F\u2028-\u202F\u205F-\u2064\u3000\uFEFF]*'
+_BEGIN: LiteralString = r"^(?![-+]?[0-9]+$)|[;\t\r\n]"
+
+
 def _to_literal(text: LiteralString) -> LiteralString:
-    """Return SQL that keeps a spreadsheet from taking a text for a formula."""
-    return f"regexp_replace({text}, '^(?=[-=+@\\t\\r])', '''')"
+    """Return SQL that keeps a spreadsheet from taking a text for a formula; numbers stay as they are."""
+    return f"regexp_replace({text}, '({_BEGIN})(?={_BLANKS}{_FORMULA})', '\\1''', 'g')"
 
 
 JSON = Format(
