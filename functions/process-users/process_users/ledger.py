@@ -202,7 +202,7 @@ language plpgsql
 as $$
 declare
     this_commit bigint;
-    this_session bigint := nullif(current_setting('rollcall.session', true), '');
+    this_session bigint := nullif(current_setting('rollcall.committer', true), '');
     touched text[];  -- the users to decide about
     pictures text[];  -- that each of them has now
     rejects_changed boolean;
@@ -210,7 +210,7 @@ declare
 begin
     if this_session is null then
         this_session := (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775806) + 1;
-        perform set_config('rollcall.session', this_session::text, false);
+        perform set_config('rollcall.committer', this_session::text, false);
     end if;
     perform from locks where name = 'commit' for update;
     this_commit := nextval('commits');
