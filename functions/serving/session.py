@@ -51,7 +51,7 @@ SETTINGS: Mapping[str, str] = {
     "plan_cache_mode": "auto",
     "jit": "off",
 }
-MARKER = "rollcall.session"  # a setting of the session that nobody else has the value of
+MARKER = "rollcall.login"  # a setting of the session that nobody else has the value of
 
 
 def build_login(settings: Mapping[str, str], marker: str) -> str:
