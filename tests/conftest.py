@@ -29,6 +29,7 @@ from rollcall.servers import Key, Postgres, embedded_postgres
 hypothesis.settings.register_profile("rollcall", deadline=None)
 hypothesis.settings.load_profile("rollcall")
 
+SETTINGS = ("PG", "MINIO_", "FUNCTION_", "API_TOKEN", "ALLOWED_HOSTS", "THREADS", "WORKERS")
 STORES = ("rclone", "minio") if os.environ.get("MINIO_BINARY") else ("rclone",)
 
 
@@ -36,9 +37,7 @@ STORES = ("rclone", "minio") if os.environ.get("MINIO_BINARY") else ("rclone",)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
     for name in os.environ:
-        if name.startswith(("PG", "MINIO_", "FUNCTION_", "API_TOKEN", "THREADS", "WORKERS")) and (
-            name != "MINIO_BINARY"
-        ):
+        if name.startswith(SETTINGS) and name != "MINIO_BINARY":
             monkeypatch.delenv(name)
 
 

@@ -277,6 +277,7 @@ class Gateway:
     process_users: Function
     get_data: Function
     home: Path
+    allowed_hosts: str = ""
 
     @property
     def url(self) -> str:
@@ -296,6 +297,7 @@ class Gateway:
                 "GATEWAY_ADDRESS": f"http://:{self.port}",
                 "PROCESS_USERS_ADDRESS": f"{HOST}:{self.process_users.port}",
                 "GET_DATA_ADDRESS": f"{HOST}:{self.get_data.port}",
+                "ALLOWED_HOSTS": self.allowed_hosts,
             },
             log=self.home / "log",
         )

@@ -144,7 +144,6 @@ def answer_asset(request: Request, name: str) -> Response:
         raise ProblemError("not_found", "there is nothing at this path")
     response = Response(ASSETS[name].body, mimetype=ASSETS[name].media_type)
     response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
-    response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
@@ -157,7 +156,6 @@ def answer_problem(problem: ProblemError) -> Response:
 def guard(response: Response) -> Response:
     """Limit what a browser does with a page of ours."""
     response.headers["Content-Security-Policy"] = POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
     return response
 
@@ -237,6 +235,7 @@ APPLICATION = Application(
         *build_document_routes(build_description(), under="", others=FURTHER_PAGES),
     ],
     checks={"postgres": check_postgres},
+    allowed_hosts=SETTINGS.serving.allowed_hosts,
     look=look,
     metrics_token=TOKEN,
     problem_page=answer_problem,

@@ -225,12 +225,17 @@ def build_routes() -> list[Route]:
         Route("GET", "/runs/<run_id>", get_run, token),
         *build_document_routes(build_description(), under="/runs", others=FURTHER_PAGES),
     ]
-    return [*routes, Route("POST", "/events", post_events, events_token)] if events_token else routes
+    return (
+        [*routes, Route("POST", "/events", post_events, events_token, takes_body=True)]
+        if events_token
+        else routes
+    )
 
 
 APPLICATION = Application(
     build_routes(),
     checks={"postgres": check_postgres, "store": check_store},
+    allowed_hosts=SETTINGS.serving.allowed_hosts,
     look=look,
     metrics_token=SETTINGS.serving.api_token,
     sending=SENDING,

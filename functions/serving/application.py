@@ -1,4 +1,4 @@
-"""One function's boundary: finds the route, checks the token, answers problems, logs one line a request."""
+"""One function's boundary: who may ask, routes, problems, headers for browsers, a line of log a request."""
 
 import base64
 import binascii
@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +18,23 @@ from flask import Request, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, Rule
 
-from serving.bodies import receive_body
+from serving.bodies import end_unread, receive_body, refuse_body, set_body_aside
 from serving.logs import log, log_error
 from serving.metrics import Gauge, Look, count_request, prepare_metrics, to_text
+from serving.origins import check_host, check_site
 from serving.postgres import DatabaseUnavailableError
 from serving.problems import ProblemError, add_problem_headers, to_response
 from serving.sending import Sending
 
+HEALTH_PATHS = ("/healthz", "/readyz")
+# For browsers, of every answer: it is what its type says, and pages of other sites can neither embed it nor
+# hold on to a window that shows it.
+SHIELD = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Handler = Callable[..., Response]
@@ -36,13 +46,15 @@ ProblemPage = Callable[[ProblemError], Response]
 class Route:
     """A method and a path template, and the function that answers them.
 
-    The handler gets the request and the template's variables. `token` None leaves the route open.
+    The handler gets the request and the template's variables. `token` None leaves the route open. A body is
+    refused unless `takes_body`.
     """
 
     method: str
     path: str
     handler: Handler
     token: str | None
+    takes_body: bool = False
 
 
 class Application:
@@ -50,6 +62,7 @@ class Application:
 
     `checks` are what readiness depends on: name -> a call that raises ProblemError or
     DatabaseUnavailableError when it is away.
+    `allowed_hosts` are answered beside IP addresses and localhost.
     `look` finds figures for /metrics, which takes the token `metrics_token`; `problem_page` shows a problem
     to people. `sending` limits how answers leave.
     """
@@ -59,6 +72,7 @@ class Application:
         routes: Iterable[Route],
         *,
         checks: Checks,
+        allowed_hosts: Set[str] = frozenset(),
         look: Look | None = None,
         metrics_token: str | None = None,
         problem_page: ProblemPage | None = None,
@@ -66,6 +80,7 @@ class Application:
     ) -> None:
         self._checks = checks
         self._sending = sending or Sending(threads=1)
+        self._allowed_hosts = allowed_hosts
         self._look = look
         self._problem_page = problem_page
         health = [Route("GET", "/healthz", _alive, None), Route("GET", "/readyz", self._ready, None)]
@@ -81,11 +96,16 @@ class Application:
         """Answer one request; never raises."""
         started = time.perf_counter()
         template = ""
+        set_body_aside(request)
         try:
-            receive_body(request)
+            self._check_sender(request)
             route, variables = self._match(request)
             template = route.path
             _check_token(request, route.token)
+            if route.takes_body:
+                receive_body(request)
+            else:
+                refuse_body(request)
             response = route.handler(request, **variables)
         except (ProblemError, DatabaseUnavailableError) as error:
             problem = _to_problem(error)
@@ -93,15 +113,23 @@ class Application:
                 cause = str(problem.__cause__ or problem.detail)
                 log("request.failed", level=logging.WARNING, code=problem.code, cause=cause)
             response = self._answer_problem(request, problem)
+            end_unread(request)
         except Exception as error:  # noqa: BLE001  the boundary: nothing of an error may leave
             log_error("request.crashed", error, route=template)
             problem = ProblemError("internal", "a defect of Rollcall; its log says more")
             response = self._answer_problem(request, problem)
         response = self._sending.send(request, response)
+        response.headers.update(SHIELD)
         # The answer's status and not the answer: one that refers to itself stays in memory, and the body of
         # its request with it, until garbage is collected.
         response.call_on_close(partial(self._end, request.method, response.status_code, template, started))
         return response
+
+    def _check_sender(self, request: Request) -> None:
+        """Refuse unknown hosts and other sites, before a browser could be asked for the token."""
+        if request.path not in HEALTH_PATHS:  # probes ask by whatever name they know
+            check_host(request, self._allowed_hosts)
+        check_site(request)
 
     def _match(self, request: Request) -> tuple[Route, Mapping[str, str]]:
         _check_path(request)
@@ -189,7 +217,10 @@ def _to_problem(error: ProblemError | DatabaseUnavailableError) -> ProblemError:
 
 
 def _check_path(request: Request) -> None:
-    """Refuse a path that is no UTF-8 or holds control characters: a replaced character could name a user."""
+    """Refuse a path that is not UTF-8, or holds control characters or an encoded slash.
+
+    A replaced character could name another user, and a decoded slash another route.
+    """
     raw = request.environ.get("RAW_URI", "").partition("?")[0]
     path = unquote_to_bytes(raw) if raw.startswith("/") else request.environ["PATH_INFO"].encode("latin-1")
     try:
@@ -198,6 +229,8 @@ def _check_path(request: Request) -> None:
         raise ProblemError("path_malformed", "the path is not percent-encoded UTF-8") from error
     if _CONTROL.search(text):
         raise ProblemError("path_malformed", "the path holds control characters")
+    if "%2f" in raw.lower():
+        raise ProblemError("not_found", "there is nothing at this path; no name in a path has a / in it")
 
 
 def _check_token(request: Request, token: str | None) -> None:

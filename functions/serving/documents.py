@@ -23,7 +23,6 @@ def build_document_routes(document: Json, *, under: str, others: Mapping[str, st
         response = Response(render_docs(document, others), mimetype="text/html")
         response.headers["Cache-Control"] = "no-cache"
         response.headers["Content-Security-Policy"] = build_docs_policy()
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
     return [

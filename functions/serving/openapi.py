@@ -14,7 +14,9 @@ from serving.problems import CODES
 
 Json = dict[str, Any]
 # What any request can meet.
-EVERYWHERE = ("path_malformed", "body_timeout", "length_required", "body_too_large", "internal")
+EVERYWHERE = ("path_malformed", "cross_site", "host_unknown", "internal")
+WITHOUT_BODY = ("body_unexpected",)
+WITH_BODY = ("body_timeout", "length_required", "body_too_large")
 PARAMETERS = (
     "query_malformed",
     "parameter_unknown",
@@ -53,7 +55,8 @@ def build_operation(
     **more: Json,
 ) -> Json:
     """Return an operation: its good answers by status, and the codes of its problems beside those of all."""
-    codes = [*EVERYWHERE, *PARAMETERS, *problems, *(["unauthorized"] if needs_token else [])]
+    of_body = WITH_BODY if "requestBody" in more else WITHOUT_BODY
+    codes = [*EVERYWHERE, *of_body, *PARAMETERS, *problems, *(["unauthorized"] if needs_token else [])]
     security: list[Json] = [{}, {"bearer": []}, {"basic": []}] if needs_token else [{}]
     operation: Json = {"summary": summary, "parameters": list(parameters), "security": security, **more}
     return {**operation, "responses": {**answers, **_build_problems(codes)}}

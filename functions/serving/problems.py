@@ -16,8 +16,10 @@ CODES: dict[str, int] = {
     "parameter_empty": 400,
     "parameter_malformed": 400,
     "parameter_conflict": 400,
+    "body_unexpected": 400,
     "notification_malformed": 400,
     "unauthorized": 401,
+    "cross_site": 403,
     "not_found": 404,
     "user_not_found": 404,
     "run_not_found": 404,
@@ -27,6 +29,7 @@ CODES: dict[str, int] = {
     "body_timeout": 408,
     "length_required": 411,
     "body_too_large": 413,
+    "host_unknown": 421,
     "http_version": 505,
     # the run
     "run_in_progress": 409,

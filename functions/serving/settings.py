@@ -148,16 +148,17 @@ class PostgresSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """What the boundary of each function is set up with."""
+    """What the boundary of each function is set up with; `allowed_hosts` are in lower case."""
 
     log_level: str
     threads: int
     sessions: int  # that one worker may have with Postgres
+    allowed_hosts: frozenset[str]
     api_token: str = field(repr=False)
 
     @classmethod
     def from_environment(cls, env: Environment) -> "ServingSettings":
-        """Read LOG_LEVEL, API_TOKEN, PG_SESSIONS, and the framework's own WORKERS and THREADS."""
+        """Read LOG_LEVEL, ALLOWED_HOSTS, API_TOKEN, PG_SESSIONS; the framework's WORKERS, THREADS."""
         env.number("WORKERS", 1)
         threads = env.number("THREADS", 8)
         return cls(
@@ -165,6 +166,7 @@ class ServingSettings:
             threads=threads,
             # Half of the threads may export, each with a session for as long as that takes.
             sessions=env.number("PG_SESSIONS", threads // 2 + 2),
+            allowed_hosts=frozenset(filter(None, env.text("ALLOWED_HOSTS", "").lower().split(","))),
             api_token=env.text("API_TOKEN", ""),
         )
 

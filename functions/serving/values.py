@@ -79,6 +79,11 @@ def is_address(text: str) -> bool:
     return True
 
 
+def is_host_list(text: str) -> bool:
+    """True for host names with commas between them, or none."""
+    return not text or all(":" not in name and is_host(name) for name in text.split(","))
+
+
 def is_bucket(text: str) -> bool:
     """True for a name that S3 and minio-py take for a bucket that is addressed by path."""
     if not _BUCKET.fullmatch(text) or is_address(text) or re.search(r"\.[.-]|-\.", text):
@@ -224,6 +229,11 @@ ENDPOINT = Form("an address such as http://127.0.0.1:9000", is_endpoint)
 HOST = Form(
     "one host name, one IP address or the directory of a Unix socket (at most 85 bytes)", is_postgres_host
 )
+HOSTS = Form(
+    "host names with commas between them, as in rollcall.example,intranet: no scheme, port, path, wildcard "
+    "or blank",
+    is_host_list,
+)
 NAME = Form("at most 63 bytes", lambda text: len(text.encode(errors="surrogatepass")) <= 63)
 REGION = Form("a region such as us-east-1", lambda text: bool(re.fullmatch(_LABEL, text)))
 TOKEN = Form("ASCII letters, digits and signs without blanks", is_token, is_secret=True)
@@ -267,6 +277,7 @@ FORMS = {
     "THREADS": whole_number(1, 1024),
     "WORKERS": whole_number(1, 1024),
     "PG_SESSIONS": whole_number(2, 1024),
+    "ALLOWED_HOSTS": HOSTS,
     "API_TOKEN": TOKEN,
     "PROCESS_URL": Form("an address such as http://127.0.0.1:8080/data", is_url),
     "ROLLCALL_URL": Form("an address such as http://127.0.0.1:8080", is_url),

@@ -1,6 +1,7 @@
 """Both functions and the gateway over a database and a store, after a run over the sample files."""
 
 import os
+import secrets
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,13 +26,16 @@ class Site:
 
     url: str
     database: Database
+    token: str
 
 
 @contextmanager
-def open_site(postgres: Postgres, home: Path, *, more_files: Mapping[str, bytes]) -> Iterator[Site]:
+def open_site(
+    postgres: Postgres, home: Path, *, more_files: Mapping[str, bytes], token: str = ""
+) -> Iterator[Site]:
     """Serve the page until the end of the block; `more_files` are put beside the sample files."""
     with ExitStack() as stack:
-        database = prepare_database(postgres, f"page_{os.getpid()}")
+        database = prepare_database(postgres, f"page_{os.getpid()}_{secrets.token_hex(4)}")
         store = stack.enter_context(rclone_s3(home, keys=[KEY]))
         _put_files(store.port, {sample.key: sample.body for sample in samples()} | dict(more_files))
         env = {
@@ -39,6 +43,7 @@ def open_site(postgres: Postgres, home: Path, *, more_files: Mapping[str, bytes]
             "MINIO_ACCESS_KEY": KEY.access,
             "MINIO_SECRET_KEY": KEY.secret,
             "WORKERS": "2",
+            "API_TOKEN": token,
         }
         functions = {
             name: stack.enter_context(
@@ -56,10 +61,11 @@ def open_site(postgres: Postgres, home: Path, *, more_files: Mapping[str, bytes]
                 )
             )
         )
-        run = urllib.request.Request(f"{gateway.url}/data", method="POST")  # noqa: S310  our own
+        headers = {"Authorization": f"Bearer {token}"}
+        run = urllib.request.Request(f"{gateway.url}/data", method="POST", headers=headers)  # noqa: S310  our own
         with urllib.request.urlopen(run, timeout=60) as response:  # noqa: S310
             assert b'"state": "ok"' in response.read()
-        yield Site(gateway.url, database)
+        yield Site(gateway.url, database, token)
 
 
 def _put_files(port: int, files: Mapping[str, bytes]) -> None:

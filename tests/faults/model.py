@@ -68,7 +68,7 @@ def split(key: str) -> tuple[str, str] | None:
 
 
 def is_user_id(text: str) -> bool:
-    return 0 < len(text) <= 128 and not any(character < " " for character in text)
+    return text not in (".", "..") and 0 < len(text) <= 128 and not any(character < " " for character in text)
 
 
 @dataclass(slots=True)

@@ -102,7 +102,7 @@ def build_request(random: Random) -> JunkRequest:
         path = path.replace("{}", encode(random, pick_text(random)), 1)
     count = random.choice((0, 0, 1, 1, 2, 3, 8))
     query = random.choice("&&&;").join(build_parameter(random) for _ in range(count))
-    headers = [("Host", "rollcall")]
+    headers = [("Host", "localhost")]
     for name in random.sample(list(HEADERS), random.choice((0, 0, 1, 2, 5))):
         headers = [header for header in headers if header[0] != name]
         headers.append((name, random.choice(HEADERS[name])))

@@ -17,6 +17,7 @@ from hostile.amounts import REQUESTS, SEED
 from hostile.junk import JunkRequest, build_request
 from pipeline import ONE_STORE, Pipeline
 from rig import Count, Function, Gateway
+from senders import SHIELD
 
 from rollcall.ports import HOST
 from serving.problems import CODES
@@ -31,8 +32,7 @@ INSIDES = re.compile(rb"Traceback|pg8000|werkzeug|site-packages|syntax error|SQL
 ANSWERED = {
     *("server", "date", "connection", "content-type", "content-length", "transfer-encoding", "vary"),
     *("cache-control", "etag", "link", "location", "allow", "retry-after", "www-authenticate"),
-    *("content-encoding", "content-disposition", "x-content-type-options", "referrer-policy"),
-    "content-security-policy",
+    *("content-encoding", "content-disposition", "content-security-policy", "referrer-policy", *SHIELD),
 }
 
 

@@ -55,7 +55,7 @@ def ask(function: Function, target: str = "/data", *, version: str = "1.1") -> s
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(60)
     client.connect((HOST, function.port))
-    client.sendall(f"GET {target} HTTP/{version}\r\nHost: rollcall\r\n\r\n".encode())
+    client.sendall(f"GET {target} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
     return client
 
 

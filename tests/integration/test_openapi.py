@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from senders import SHIELD
 
 import get_data.description
 import process_users.description
@@ -38,7 +39,7 @@ CHECKS = (
 # What every answer has, and what a page tells a browser alone.
 UNSAID_HEADERS = {
     *("content-type", "content-length", "cache-control", "connection"),
-    *("content-security-policy", "x-content-type-options", "referrer-policy"),
+    *("content-security-policy", "referrer-policy", *SHIELD),
 }
 EVENTS_TOKEN = "a-token-for-events"
 SLOW = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)

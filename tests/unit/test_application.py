@@ -1,9 +1,11 @@
 import base64
 import gc
 import hmac
+import io
 import json
 import weakref
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from flask import Request, Response
@@ -95,6 +97,13 @@ def test_any_other_path_is_not_found(path: str):
         404,
         "not_found",
     )
+
+
+@pytest.mark.parametrize("raw", ["/data/1%2Fimage", "/data/..%2f", "/data%2F1", "/%2Fdata", "/%2fhealthz"])
+def test_no_slash_can_be_smuggled_into_a_name(raw: str):
+    """Decoded, it would lead to what another address names."""
+    response = serve().get("/", environ_overrides={"RAW_URI": raw, "PATH_INFO": unquote(raw)})
+    assert code(response) == (404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -190,11 +199,45 @@ def test_readiness_names_all_that_is_away():
 
 
 def test_a_body_over_the_limit_is_refused():
-    client = serve(Route("POST", "/open", answer, None))
+    client = serve(Route("POST", "/open", answer, None, takes_body=True))
     assert client.post("/open", data=b"x" * MAX_BODY_BYTES).status_code == 200
     response = client.post("/open", data=b"x" * (MAX_BODY_BYTES + 1))
     assert code(response) == (413, "body_too_large")
-    assert response.headers["Connection"] == "close"
+
+
+class Unread(io.RawIOBase):
+    """A body that must not be read."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise AssertionError("the body was read")
+
+
+def came(response: TestResponse) -> str:
+    assert code(response) == (400, "body_unexpected")
+    assert response.json is not None
+    return response.json["detail"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_body_that_nobody_asked_for_is_refused_unread(method: str):
+    client = serve(Route("POST", "/open", answer, None), Route("GET", "/open", answer, None))
+    where = "accepted is none: options belong in the query, as in ?name=value"
+    for length in ("1", "12", "1048577", "9" * 15):
+        environ = {"wsgi.input": Unread(), "CONTENT_LENGTH": length}
+        detail = came(client.open("/open", method=method, environ_overrides=environ))
+        assert detail == f"a body of {length} bytes came, {where}"
+    for encoding in ("chunked", "gzip, chunked", "identity"):
+        environ = {"wsgi.input": Unread(), "HTTP_TRANSFER_ENCODING": encoding}
+        assert came(client.open("/open", method=method, environ_overrides=environ)) == f"a body came, {where}"
+    assert client.open("/open", method=method, headers={"Content-Length": "0"}).status_code == 200
+
+
+def test_a_body_is_not_read_for_a_refusal():
+    """Of a path, a method or a token: its sender holds no thread."""
+    client = serve(Route("POST", "/events", answer, "token", takes_body=True))
+    environ = {"wsgi.input": Unread(), "CONTENT_LENGTH": "10"}
+    for path, status in (("/nothing", 404), ("/fail", 405), ("/events", 401)):
+        assert client.post(path, environ_overrides=environ).status_code == status
 
 
 def test_a_defect_says_nothing_of_itself_to_the_client(capsys: pytest.CaptureFixture[str]):

@@ -21,6 +21,10 @@ FILES = [
     ("1000.png.csv", "1000.png", None),
     (".hidden.csv", ".hidden", None),
     (" .csv", " ", None),
+    ("....csv", "...", None),
+    (". .csv", ". ", None),
+    ("%2e.csv", "%2e", None),
+    ("image.csv", "image", None),
     ("a b+c%20.csv", "a b+c%20", None),
     ("é.csv", "é", None),
     ("日本.png", "日本", 0),
@@ -46,6 +50,10 @@ REJECTED = [
     ("\x01.csv", None, "the user id has control characters"),
     ("a\x7f.csv", None, "the user id has control characters"),
     ("a\x85.csv", None, "the user id has control characters"),
+    ("..csv", None, "the user id is ., which no web address can hold"),
+    ("...csv", None, "the user id is .., which no web address can hold"),
+    ("..PNG", 0, "the user id is ., which no web address can hold"),
+    ("...jpeg", 2, "the user id is .., which no web address can hold"),
 ]
 
 IGNORED = [

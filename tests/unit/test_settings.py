@@ -157,6 +157,15 @@ BAD = [
     ("SOURCE_PREFIX", ["in", "in/x", "/in", "/", "/in/", "in//", "a//b/", "./", "../", "a/../b/", "a/./b/"]),
     ("SOURCE_PREFIX", ["a" * 512 + "/"]),
     ("ON_SOURCE_DELETE", ["Keep", "delete"]),
+    (
+        "ALLOWED_HOSTS",
+        ["http://a.example", "a.example:8080", "a.example/", "*", "*.example", ".example", "a..b"],
+    ),
+    (
+        "ALLOWED_HOSTS",
+        ["a.example.", ",", "a,,b", "a,", ",a", "a, b", "a b", "a;b", "[::1]", "::1", "m\xfcller"],
+    ),
+    ("ALLOWED_HOSTS", ["good.example,*", "x" * 64, "a." * 127 + "a", "0x7f.1"]),
     ("LOG_LEVEL", ["INFO", "trace"]),
     ("THREADS", ["0", "1025", "many", "9" * 5_000]),
     ("WORKERS", ["0", "two"]),
@@ -171,6 +180,7 @@ def test_a_malformed_value_is_reported_with_the_accepted_form(name: str, value: 
 
 GOOD = [
     ("PGHOST", ["db", "my_db.internal", "10.0.0.1", "::1", "fe80::1", "/var/run/postgresql", "a1.b-c"]),
+    ("ALLOWED_HOSTS", ["a", "A.example,b_c.d-e", "xn--mller-kva.example,10.0.0.1"]),
     ("MINIO_REGION", ["garage", "eu-central-1", "us_east"]),
     ("SOURCE_BUCKET", ["abc", "a.b-c.9", "a" * 63, "1.2.3.4.5"]),
     ("SOURCE_PREFIX", ["in/", "a/b/", "mit Blank/", "日本/", ".../"]),
@@ -262,6 +272,14 @@ def test_a_password_in_an_address_is_not_shown(name: str):
 )
 def test_an_address_has_one_spelling(given: str, want: str):
     assert Settings.from_env({**LEAST, "MINIO_ENDPOINT": given}).store.endpoint == want
+
+
+def test_allowed_hosts_are_compared_in_lower_case():
+    def allowed(value: str) -> frozenset[str]:
+        return Settings.from_env({**LEAST, "ALLOWED_HOSTS": value}).serving.allowed_hosts
+
+    assert allowed("") == frozenset()
+    assert allowed("Rollcall.example,a,A") == {"rollcall.example", "a"}
 
 
 AMAZON = [
@@ -436,9 +454,9 @@ def test_secrets_are_not_shown():
 
 
 def test_the_rules_of_a_ledger_name_version_bucket_and_prefix():
-    assert Settings.from_env(LEAST).rules == "2 src-data/"
+    assert Settings.from_env(LEAST).rules == "3 src-data/"
     changed = Settings.from_env({**LEAST, "SOURCE_BUCKET": "incoming", "SOURCE_PREFIX": "a/"})
-    assert changed.rules == "2 incoming/a/"
+    assert changed.rules == "3 incoming/a/"
 
 
 def test_an_address_with_credentials_is_refused_without_being_shown() -> None:

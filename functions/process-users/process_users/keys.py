@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 MAX_USER_ID_CHARACTERS = 128
 RECORD_EXTENSION = ".csv"
+_DOT_SEGMENTS = (".", "..")  # browsers take them out of an address, percent-encoded or not
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg")  # the first that a user has is the user's picture
 
 
@@ -69,6 +70,8 @@ def _find_fault(user_id: str) -> str | None:
         return f"the user id has {len(user_id)} characters, at most {MAX_USER_ID_CHARACTERS} are accepted"
     if has_control_character(user_id):
         return "the user id has control characters"
+    if user_id in _DOT_SEGMENTS:
+        return f"the user id is {user_id}, which no web address can hold"
     return None
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from process_users.keys import has_control_character
 
 # Part of what the ledger remembers: rejected files are read again when it changes.
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 
 MAX_BYTES = 65_536
 MAX_NAME_CHARACTERS = 200

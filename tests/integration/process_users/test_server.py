@@ -105,12 +105,14 @@ def test_odd_requests_do_nothing(pipeline: Pipeline, start_function: StartFuncti
     assert pipeline.database.run("select from runs") == []
 
 
-def test_a_body_that_is_too_large_is_refused(pipeline: Pipeline, start_function: StartFunction):
-    function = start_function("process-users", pipeline.env())
-    status, problem = ask(function, "POST", "/data", body=b"x" * 1_048_577)
+def test_a_body_that_is_too_large_is_refused_unread(pipeline: Pipeline, start_function: StartFunction):
+    function = start_function("process-users", pipeline.env(EVENTS_TOKEN="events"))
+    headers = {"Authorization": "Bearer events", "Content-Length": "1048577"}
+    status, problem = ask(function, "POST", "/events", body=b"x", headers=headers)
     assert (status, problem["code"]) == (413, "body_too_large")
-    assert pipeline.database.run("select from runs") == []
-    assert ask(function, "POST", "/data", body=b"x" * 1_048_576)[0] == 200  # it is of no use, and no harm
+    headers["Content-Length"] = "1048576"
+    status, problem = ask(function, "POST", "/events", body=b"x" * 1_048_576, headers=headers)
+    assert (status, problem["code"]) == (400, "notification_malformed")
 
 
 def test_logs_are_json_lines_without_data_of_users(pipeline: Pipeline, start_function: StartFunction):
