@@ -183,6 +183,8 @@ def _end_access(admin: MinioAdmin, access_key: str) -> None:
     MinIO keeps temporary keys when a secret changes, and even when the user is removed: they work again as
     soon as a user of that name is back. The secret goes first, so that no new ones can be made meanwhile. A
     set-up that is killed halfway leaves a secret that nobody knows, so the next set-up starts over.
+
+    MinIO misses temporary keys that nobody has used since it started: only another access key ends those.
     """
     admin.user_add(access_key=access_key, secret_key=secrets.token_urlsafe(24))
     admin._url_open(

@@ -668,8 +668,8 @@ def test_down_keeps_the_data_and_changed_settings_are_applied(compose: Compose) 
     compose.down()
     text = compose.env_file.read_text()
     for name in (
-        *("PGPASSWORD", "GET_DATA_PGPASSWORD", "PROCESS_USERS_SECRET_KEY", "MINIO_SECRET_KEY"),
-        "PGADMIN_PASSWORD",
+        *("PGPASSWORD", "GET_DATA_PGPASSWORD", "PROCESS_USERS_SECRET_KEY"),
+        *("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "PGADMIN_PASSWORD"),
     ):
         text = text.replace(before[name], before[name][::-1])
     text = text.replace("PROCESS_INTERVAL_S=3600", "PROCESS_INTERVAL_S=2")
