@@ -103,14 +103,18 @@ class Overview:
 
 def fetch_overview(pool: Pool, asked: Filter, today: date) -> Overview:
     """Read a page of at most `asked.limit` users and what goes with it."""
+    with pool.connection() as connection:
+        return connection.transact(lambda: _fetch_overview(connection, asked, today), snapshot=True)
+
+
+def _fetch_overview(connection: Connection, asked: Filter, today: date) -> Overview:
     everybody = replace(asked, min_age=None, max_age=None, after=None)
-    with pool.connection() as connection, connection.transaction(snapshot=True):
-        page = fetch_page_within(connection, asked, today, HTML)
-        _, ages, _, _, due = _fetch(connection, build_stats(everybody, today))[0]
-        runs = _fetch(connection, build_runs(SHOWN_RUNS))
-        success = _fetch(connection, build_last_success())
-        rejects = _fetch(connection, build_rejects(SHOWN_REJECTS))
-        reasons = _fetch(connection, build_reasons())
+    page = fetch_page_within(connection, asked, today, HTML)
+    _, ages, _, _, due = _fetch(connection, build_stats(everybody, today))[0]
+    runs = _fetch(connection, build_runs(SHOWN_RUNS))
+    success = _fetch(connection, build_last_success())
+    rejects = _fetch(connection, build_rejects(SHOWN_REJECTS))
+    reasons = _fetch(connection, build_reasons())
     return Overview(
         users=_to_users(page.text, today),
         last=page.last,

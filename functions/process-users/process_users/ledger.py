@@ -113,9 +113,12 @@ class Ledger:
 
     def settle_batch(self, batch: bytes) -> Applied:
         """Settle a batch, as text for COPY, and then its users, in one transaction."""
-        with self._connection.transaction():
+
+        def settle() -> Applied:
             self._connection.copy_in(_COPY_STAGE, [batch])
             return self._settle(_SETTLE_STAGE)
+
+        return self._connection.transact(settle)
 
     def _settle(self, statement: LiteralString, **params: object) -> Applied:
         row = self._connection.run_prepared(statement, bucket=self._bucket, run_id=self._run_id, **params)[0]
