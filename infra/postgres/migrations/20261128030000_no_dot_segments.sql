@@ -4,8 +4,9 @@
 with removed as (
     delete from users where user_id in ('.', '..') returning 1
 )
-update state
-set data_version = data_version + 1, lineage = gen_random_uuid()
-where exists (select from removed);
+insert into versions (version)
+select max(version) + 1
+from versions
+having exists (select from removed);
 
 -- migrate:down
