@@ -62,7 +62,14 @@ def connect() -> Connection:
     """Open a session of this function's role; an export may leave it idle for as long as its client takes."""
     idle_ms = (SETTINGS.export_max_s + STALL_S) * 1000
     session = {"idle_in_transaction_session_timeout": str(idle_ms)}
-    return Connection(SETTINGS.postgres, application_name="get-data", session=session)
+    connection = Connection(SETTINGS.postgres, application_name="get-data", session=session)
+    try:
+        # A session keeps its plans while the tables grow: it must not scan one for what an index finds.
+        connection.run("set enable_seqscan = off")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 POOL = Pool(connect, size=SETTINGS.serving.sessions)

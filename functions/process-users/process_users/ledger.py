@@ -173,14 +173,12 @@ class Ledger:
 # The settling itself is a function of the session: one round trip for all of its statements, planned once.
 # A session keeps its plans while the tables grow from nothing to millions of rows. So the planner, which sees
 # how many there are now, must not choose to read whole tables: an index finds everything here.
-# No `jit`: Postgres before 18 takes what is "off" for so expensive that it compiles it.
 _CREATE_STAGE = """
 set enable_seqscan = off;
 set enable_bitmapscan = off;
 set enable_hashjoin = off;
 set enable_mergejoin = off;
 set plan_cache_mode = force_generic_plan;
-set jit = off;
 
 create temp table stage (
     key text collate "C", expected bigint, gone boolean, etag text, user_id text collate "C",
