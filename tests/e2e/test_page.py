@@ -129,7 +129,7 @@ def test_find_why_a_file_was_rejected(open_page: Open):
     row = page.get_by_role("region", name="rejected files").get_by_role("row").filter(has_text="not_utf8")
     assert "the file is not UTF-8" in row.inner_text()
     expect(page.get_by_role("region", name="Last runs")).to_contain_text("ok")
-    expect(page.locator(".step")).to_contain_text("In step with the bucket as of")
+    expect(page.locator(".step")).to_contain_text("Up to date as of")
 
 
 def test_see_a_picture(open_page: Open):
@@ -138,12 +138,46 @@ def test_see_a_picture(open_page: Open):
     first = page.locator(".users tbody img").first
     expect(first).to_have_js_property("complete", True)
     assert first.evaluate("image => image.naturalWidth") > 0
-    assert (first.get_attribute("alt") or "").startswith("Picture of ")
+    assert (first.locator("..").get_attribute("aria-label") or "").startswith("Picture of ")
     # Those far below are not fetched before they are scrolled to.
     with page.expect_navigation() as navigation:
         first.click()
     assert navigation.value.headers["content-type"].startswith("image/")
     assert "X-Amz-Signature" in page.url
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_initials_stand_for_a_picture_that_cannot_be_loaded(browser: Browser, site: Site, scripts: bool):
+    path = "/?is_image_exists=True&limit=25"
+    user_id = site.database.run("select min(user_id) from users where img_path is not null")[0][0]
+    move = "update users set img_path = :path where user_id = :user_id returning img_path"
+    kept = site.database.run("select img_path from users where user_id = :user_id", user_id=user_id)[0][0]
+    site.database.run(move, path="src-data/nothing-here.png", user_id=user_id)
+    context = browser.new_context(base_url=site.url, java_script_enabled=scripts)
+    try:
+        page = context.new_page()
+        with page.expect_event("requestfailed", lambda request: "nothing-here.png" in request.url):
+            page.goto(path)
+        face = page.locator(".users tbody .face").first
+        expect(face.locator("img")).to_have_js_property("complete", True)
+        expect(face).to_have_accessible_name(re.compile("^Picture of "))
+        shown = face.screenshot()
+        face.locator("img").evaluate("image => image.remove()")
+        assert face.screenshot() == shown
+        assert page.locator(".users tbody .face").nth(1).screenshot() != shown
+    finally:
+        context.close()
+        site.database.run(move, path=kept, user_id=user_id)
+
+
+def test_a_run_going_on_keeps_to_its_line(open_page: Open, site: Site):
+    """In the table of runs its state is a word like the others, as high as they are."""
+    with run_going_on(site.database, listed=40):
+        page = open_page("/")
+        states = page.locator(".state")
+        heights = [state.evaluate("state => state.getBoundingClientRect().height") for state in states.all()]
+    assert states.first.inner_text() == "running"
+    assert heights[0] == heights[1]
 
 
 def test_names_stay_text(open_page: Open):
@@ -224,7 +258,7 @@ def test_watch_a_run_without_scripts(open_page: Open, site: Site):
         page = open_page("/?min_age=30", java_script_enabled=False)
         running = page.get_by_role("region", name="The run going on")
         expect(running).to_contain_text("40 of about 202 files listed")
-        set_counts(150, 0)
+        set_counts(listed=150)
         running.get_by_role("link", name="Look again").click()
         expect(running).to_contain_text("150 of about 202 files listed")
         expect(page).to_have_url(re.compile(r"/\?min_age=30$"))

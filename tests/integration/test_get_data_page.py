@@ -96,7 +96,12 @@ def test_the_next_page_goes_on_where_this_one_ends(client: FlaskClient, database
     assert [user_id for page in pages for user_id in page] == [str(100001 + n) for n in range(250)]
 
 
+def end_run_well(database: Database) -> None:
+    database.run("insert into runs (state, pid, ended_at) values ('ok', 1, now())")
+
+
 def test_totals_are_of_the_filter_and_the_chart_is_of_all(client: FlaskClient, database: Database):
+    end_run_well(database)
     for user_id, age in (("a", 5), ("b", 31), ("c", 35), ("d", 36), ("e", 71)):
         insert_aged(database, user_id, age, img_path="src-data/x.png" if user_id == "c" else None)
     text = browse(client, "/?min_age=30&max_age=39").text
@@ -143,8 +148,8 @@ def test_runs_and_what_was_rejected(client: FlaskClient, database: Database):
         "insert into ledger (key, revision, reason, detail) values ('7.csv', 1, 'row_count', 'wanted one')"
     )
     text = browse(client, "/").text
-    assert '<time datetime="2026-01-02T03:04:05+00:00">2 Jan 2026, 03:04 UTC</time>' in text
-    assert "Late: last in step with the bucket as of" in text
+    assert '<time datetime="2026-01-02T03:04:00+00:00">2 Jan 2026, 03:04 UTC</time>' in text
+    assert "Late: up to date as of" in text
     assert "The last run was lost" in text
     for want in (
         "1,234",
@@ -166,7 +171,7 @@ def test_how_far_the_users_can_be_relied_on(
     client: FlaskClient, database: Database, minutes: int, state: str, is_late: bool
 ):
     """When the last good run ended, whether that is long ago, and what the next one has to look at again."""
-    assert "No run has ended well yet." in browse(client, "/").text
+    assert "Nothing has been processed yet." in browse(client, "/").text
     ended = "insert into runs (state, pid, ended_at) values (:state, 1, now() - cast(:ago as interval))"
     database.run(ended, state="ok", ago=f"{minutes} minutes")
     if state != "ok":
@@ -176,7 +181,7 @@ def test_how_far_the_users_can_be_relied_on(
         "values ('7.csv', 1, '7', 'unreadable', '')"
     )
     text = browse(client, "/").text
-    assert ('<span class="dot late"></span>Late: last in step with the bucket' in text) == is_late
+    assert ('<span class="dot late"></span>Late: up to date as of' in text) == is_late
     assert "1 file is due to be read again." in text
     assert client.get("/stats").get_json()["due"] == 1
 
@@ -189,7 +194,75 @@ def test_the_run_going_on_is_shown_with_its_progress(client: FlaskClient, databa
     assert 'max="200" value="50"' in text
 
 
+UNKNOWN = ("on average", "No rejected file", "to date as of", 'id="ages"', "of 1 ", "No file that was read")
+
+
+def test_before_any_run_nothing_is_said_of_the_bucket(client: FlaskClient):
+    page = browse(client, "/").text
+    assert not [words for words in UNKNOWN if words in page]
+    text = read_text(page)
+    for words in ("0 users so far", "Nothing has been processed yet.", "None so far.", "Nobody is here yet."):
+        assert words in text
+
+
+@pytest.mark.parametrize("stored", [0, 1])
+def test_of_a_first_run_nothing_is_said_but_what_it_stored(
+    client: FlaskClient, database: Database, stored: int
+):
+    if stored:
+        insert(database, "1000", img_path="src-data/1000.png")
+    with run_going_on(database, listed=50):
+        page = browse(client, "/").text
+    assert not [words for words in UNKNOWN if words in page]
+    text = read_text(page)
+    for words in (
+        f"{stored} user{'s' if stored != 1 else ''} so far",
+        "Updating for the first time.",
+        "The first run is still going on.",
+        "None so far.",
+    ):
+        assert words in text
+    assert "<progress" in page
+    assert " value=" not in page[page.index("<progress") : page.index("</progress>")]
+    assert ("Nobody has been stored yet." in text) == (not stored)
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("failed", "The last run failed"), ("running", "The last run was lost")]
+)
+def test_of_a_first_run_that_was_broken_off_no_figures_are_shown(
+    client: FlaskClient, database: Database, state: str, words: str
+):
+    insert(database, "1000")
+    database.run(
+        "insert into runs (state, pid, listed, ended_at) "
+        "values (:state, 1, 40, case when :state = 'failed' then now() end)",
+        state=state,
+    )
+    database.run("insert into ledger (key, revision, reason, detail) values ('7.csv', 1, 'unreadable', 'no')")
+    page = browse(client, "/").text
+    assert not [unknown for unknown in UNKNOWN if unknown in page]
+    text = read_text(page)
+    assert "No run has ended well yet." in text
+    assert words in text
+    assert "1 user so far" in text
+    assert "1 rejected file so far" in text
+    assert "1 file is due to be read again." in text
+    nobody = read_text(browse(client, "/?min_age=149").text)
+    assert "Nobody matches this filter so far. Show 1 user so far." in nobody
+
+
+def test_how_much_there_is_to_list_is_known_from_runs_that_ended_well(
+    client: FlaskClient, database: Database
+):
+    database.run("insert into runs (state, pid, ended_at, listed) values ('ok', 1, now(), 200)")
+    database.run("insert into runs (state, pid, ended_at, listed) values ('failed', 1, now(), 900)")
+    with run_going_on(database, listed=50):
+        assert "50 of about 200 files listed" in read_text(browse(client, "/").text)
+
+
 def test_of_many_rejects_the_reasons_are_counted(client: FlaskClient, database: Database):
+    end_run_well(database)
     database.run(
         """
         insert into ledger (key, revision, detail, reason)

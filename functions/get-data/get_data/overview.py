@@ -1,6 +1,7 @@
 """What the page shows, read from one snapshot: users, ages, runs and rejected files."""
 
 import json
+import unicodedata
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -34,6 +35,11 @@ class User:
     born: date
     age: int
     has_picture: bool
+
+    @property
+    def initials(self) -> str:
+        """What stands for a picture that is not there."""
+        return _to_initial(self.first_name) + _to_initial(self.last_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ class Overview:
     """What is shown; `ages` are those of all users with the filter's pictures, whatever ages it asks for.
 
     `last` is the user id that the next page starts behind, None on the last page. `due` objects
-    are read again by the next run, changed or not.
+    are read again by the next run, changed or not. `in_step` is when the last run began that ended well: what
+    changed in the bucket since then may be missing. `succeeded` is when it ended.
     """
 
     users: list[User]
@@ -91,6 +98,7 @@ class Overview:
     ages: list[Age]
     runs: list[Run]
     in_step: datetime | None
+    succeeded: datetime | None
     rejects: list[Reject]
     reasons: list[Reason]
     due: int
@@ -121,6 +129,7 @@ def _fetch_overview(connection: Connection, asked: Filter, today: date) -> Overv
         ages=[Age(*age) for age in ages],
         runs=[Run(*run) for run in runs],
         in_step=success[0][0] if success else None,
+        succeeded=success[0][1] if success else None,
         rejects=[Reject(*reject) for reject in rejects],
         reasons=[Reason(*reason) for reason in reasons],
         due=due,
@@ -132,6 +141,14 @@ def select_ages(ages: list[Age], asked: Filter) -> list[Age]:
     least = asked.min_age or 0
     most = OLDEST if asked.max_age is None else asked.max_age
     return [age for age in ages if least <= age.years <= most]
+
+
+def _to_initial(name: str) -> str:
+    """Return the first character with the marks that belong to it."""
+    end = 1
+    while unicodedata.category(name[end : end + 1] or " ").startswith("M"):
+        end += 1
+    return name[:end].upper()
 
 
 def _to_users(lines: bytes, today: date) -> list[User]:

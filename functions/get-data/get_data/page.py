@@ -37,7 +37,8 @@ def render_users(overview: Overview, asked: Filter, *, host: str, needs_token: b
         bars=chart.build_bars(overview.ages, asked),
         chart=chart,
         running=running[0] if running else None,
-        expected=max((run.listed for run in ended), default=0),
+        expected=max((run.listed for run in ended if run.state == "ok"), default=0),
+        is_known=overview.in_step is not None,
         last_run=ended[0] if ended else None,
         next=to_address(replace(asked, after=overview.last)) if overview.last is not None else None,
         first_page=replace(asked, after=None),
@@ -99,7 +100,7 @@ def to_ago(moment: datetime, now: datetime) -> str:
 
 def _is_late(overview: Overview, ended: list[Run], now: datetime) -> bool:
     failed = bool(ended) and ended[0].state != "ok"
-    return failed or overview.in_step is None or now - overview.in_step > LATE_AFTER
+    return failed or overview.succeeded is None or now - overview.succeeded > LATE_AFTER
 
 
 def _to_curl(address: str, *, needs_token: bool) -> str:

@@ -188,8 +188,10 @@ limit cast(:limit as bigint)
 
 
 def build_last_success() -> Statement:
-    """Return when the last run that went well ended; no row when there was none."""
-    return Statement("select ended_at from runs where state = 'ok' order by run_id desc limit 1", {})
+    """Return when the last run that went well began and ended; no row when there was none."""
+    return Statement(
+        "select started_at, ended_at from runs where state = 'ok' order by run_id desc limit 1", {}
+    )
 
 
 def build_figures() -> Statement:
