@@ -4,7 +4,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from minio import Minio
@@ -17,7 +17,17 @@ from rollcall.ports import HOST
 from rollcall.processes import Program
 from rollcall.rights import apply_grants
 from rollcall.roles import KINDS, make_roles
-from rollcall.servers import Key, Postgres, Rclone, http_status, minio_s3, rclone_s3, script, serving
+from rollcall.servers import (
+    Key,
+    Postgres,
+    Rclone,
+    find_home,
+    http_status,
+    minio_s3,
+    rclone_s3,
+    script,
+    serving,
+)
 from rollcall.servers import Minio as MinioServer
 from rollcall.session import open_session
 from serving.postgres import Connection
@@ -304,3 +314,20 @@ class Gateway:
 
     def answers(self) -> bool:
         return http_status(self.port, "/healthz") == 200
+
+
+@contextmanager
+def run_standby(primary: Postgres, directory: Path) -> Iterator[Postgres]:
+    """Run a hot standby of a server until the end of the block."""
+    found = find_home(directory)
+    home = replace(found, programs=primary.home.programs)
+    address = f"postgres://{primary.owner}:{primary.password}@{HOST}:{primary.port}/postgres"
+    home.data.mkdir(mode=0o700)
+    if home.account:
+        os.chown(home.data, home.account.uid, home.account.gid)
+    command = (home.programs / "bin" / "pg_basebackup", "-d", address, "-D", home.data)
+    done = home.run(*command, "--write-recovery-conf", "--checkpoint=fast")
+    assert done.returncode == 0, done.stderr
+    log = directory.with_name("standby.log")
+    with serving(lambda port: replace(primary, home=home, port=port, log=log)) as standby:
+        yield standby

@@ -106,11 +106,11 @@ def list_processes(function: Function) -> list[psutil.Process]:
 
 
 def find_worker(family: list[psutil.Process], proxy: Proxy) -> psutil.Process:
-    """Return the process that is connected to Postgres: only one has done anything yet."""
+    """Return the process that does the run: no other is connected to the store."""
     for process in family:
         if any(one.raddr and one.raddr.port == proxy.port for one in process.net_connections("tcp")):
             return process
-    raise LookupError("no process is connected to Postgres")
+    raise LookupError("no process is connected to the store")
 
 
 @contextmanager
@@ -143,7 +143,7 @@ def test_the_lock_is_free_within_a_second_after_kill_9(
         if who == "group":
             os.killpg(family[0].pid, signal.SIGKILL)
         else:
-            victim = family[0] if who == "master" else find_worker(family, scene.postgres)
+            victim = family[0] if who == "master" else find_worker(family, scene.store)
             victim.kill()
         seconds = scene.measure(10)
     with pytest.raises(urllib3.exceptions.HTTPError):
