@@ -14,8 +14,8 @@ revoke all on all tables in schema public from public, :"process_users", :"get_d
 revoke all on all sequences in schema public from public, :"process_users", :"get_data", :"reader";
 revoke all on all functions in schema public from public, :"process_users", :"get_data", :"reader";
 
-grant select on users, ledger, rejects, due, state, versions, runs, held_locks to :"reader";
-grant select on users, rejects, due, versions, runs, held_locks to :"get_data";
+grant select on users, birth_counts, ledger, rejects, due, state, versions, runs, held_locks to :"reader";
+grant select on users, birth_counts, rejects, due, versions, runs, held_locks to :"get_data";
 grant select, insert, update, delete on users, ledger, runs to :"process_users";
 grant select, update on state to :"process_users";
 grant select on rejects, due, held_locks to :"process_users";

@@ -47,6 +47,7 @@ def test_a_database_of_the_former_release_is_brought_up_to_date(former: Database
     users = former.run("select * from users")
     preparation.migrate(former.settings, INFRA / "migrations", {})
     assert former.run("select * from users") == users
+    assert former.run("select day::text, with_picture, users from birth_counts") == [["1970-01-01", False, 1]]
     assert former.run("select version, lineage::text, run_id from versions") == [[17, LINEAGE, None]]
     assert former.run("select nextval('commits')") == [[42]]
     assert former.run("select rejects_version, rules, output_version, output_etag from state") == [

@@ -46,14 +46,30 @@ def test_a_filter_becomes_conditions_and_parameters(asked: Filter, where: str, p
     assert (_conditions(got.sql), got.parameters) == (where, parameters)
 
 
-@pytest.mark.parametrize(("asked", "where", "parameters"), WHERE)
-def test_figures_take_the_same_conditions(asked: Filter, where: str, parameters: dict):
+@pytest.mark.parametrize(
+    ("asked", "where", "parameters"),
+    [
+        (Filter(min_age=0), "where users > 0", {}),
+        (
+            Filter(is_image_exists=True, min_age=4, max_age=150),
+            "where users > 0 and with_picture and day < cast(:born_before as date)"
+            " and day >= cast(:born_from as date)",
+            {"born_before": "2020-03-01", "born_from": "1873-03-01"},
+        ),
+        (
+            Filter(is_image_exists=False, max_age=0),
+            "where users > 0 and not with_picture and day >= cast(:born_from as date)",
+            {"born_from": "2023-03-01"},
+        ),
+    ],
+)
+def test_figures_take_the_same_conditions_by_day(asked: Filter, where: str, parameters: dict):
     got = build_stats(asked, TODAY)
-    assert _conditions(got.sql) == where
+    assert _conditions(got.sql, table="birth_counts") == where
     bounds = got.parameters.pop("bounds")
     assert got.parameters == {"oldest": 150, **parameters}
     assert isinstance(bounds, list)
-    assert (len(bounds), bounds[0], bounds[-1]) == (150, "1874-03-01T00:00:00Z", "2023-03-01T00:00:00Z")
+    assert (len(bounds), bounds[0], bounds[-1]) == (150, "1874-03-01", "2023-03-01")
 
 
 def test_values_never_become_sql():
@@ -65,8 +81,8 @@ def test_values_never_become_sql():
     assert build_user(HOSTILE).sql == build_user("5").sql
 
 
-def _conditions(sql: str) -> str:
-    """Return the where clause over users."""
-    inner = re.search(r"users\n(.*?)(?:order|group) by", sql, re.DOTALL)
+def _conditions(sql: str, table: str = "users") -> str:
+    """Return the where clause over a table."""
+    inner = re.search(rf"{table}\n(.*?)(?:order|group) by", sql, re.DOTALL)
     assert inner
     return " ".join(inner[1].split())

@@ -148,10 +148,13 @@ def build_picture(user_id: str) -> Statement:
 
 
 def build_stats(asked: Filter, today: date) -> Statement:
-    """Return the data version; [age, users, users with a picture] by age; last runs; dues."""
-    where, parameters = _build_where(asked, today)
+    """Return the data version; [age, users, users with a picture] by age; last runs; dues.
+
+    From the counts by day of birth: all who were born on one day are of one age.
+    """
+    where, parameters = _build_births_where(asked, today)
     # Ages by the bounds that filters use, so that both agree; ascending, as width_bucket wants them.
-    bounds = [_to_moment(born_before(age, today)) for age in range(OLDEST, 0, -1)]
+    bounds = [born_before(age, today).isoformat() for age in range(OLDEST, 0, -1)]
     return Statement(
         f"""
 select current.version, ages.by_age, ended.run, ended_well.run, (select count(*) from due)
@@ -159,10 +162,10 @@ from {_CURRENT}
 cross join (
     select coalesce(json_agg(json_build_array(age, users, pictures)), '[]') as by_age
     from (
-        select cast(:oldest as integer) - width_bucket(birthdate, cast(:bounds as timestamptz[])) as age,
-               count(*) as users,
-               count(img_path) as pictures
-        from users
+        select cast(:oldest as integer) - width_bucket(day, cast(:bounds as date[])) as age,
+               sum(users) as users,
+               coalesce(sum(users) filter (where with_picture), 0) as pictures
+        from birth_counts
         {where}
         group by age
     ) as counted
@@ -196,7 +199,9 @@ def build_last_success() -> Statement:
 
 def build_figures() -> Statement:
     """Return the data version and how many users there are."""
-    return Statement(f"select version, (select count(*) from users) from {_CURRENT}", {})
+    return Statement(
+        f"select version, (select coalesce(sum(users), 0)::bigint from birth_counts) from {_CURRENT}", {}
+    )
 
 
 def build_rejects(limit: int) -> Statement:
@@ -250,6 +255,20 @@ def _build_where(asked: Filter, today: date) -> tuple[LiteralString, dict[str, o
         conditions.append("user_id > :after")
         parameters["after"] = asked.after
     return ("where " + " and ".join(conditions) if conditions else ""), parameters
+
+
+def _build_births_where(asked: Filter, today: date) -> tuple[LiteralString, dict[str, object]]:
+    conditions: list[LiteralString] = ["users > 0"]
+    parameters: dict[str, object] = {}
+    if asked.is_image_exists is not None:
+        conditions.append("with_picture" if asked.is_image_exists else "not with_picture")
+    if asked.min_age:
+        conditions.append("day < cast(:born_before as date)")
+        parameters["born_before"] = born_before(asked.min_age, today).isoformat()
+    if asked.max_age is not None:
+        conditions.append("day >= cast(:born_from as date)")
+        parameters["born_from"] = born_before(asked.max_age + 1, today).isoformat()
+    return "where " + " and ".join(conditions), parameters
 
 
 def _to_moment(day: date) -> str:
