@@ -1,4 +1,4 @@
-# Rollcall. `make` lists the targets. What is in capitals can be set, like every setting of README, before make or
+# Rollcall. `make` lists the targets. What is in capitals can be set, like every setting of the documentation, before make or
 # after its target: make run PYTHON=python3.13 GATEWAY_PORT=8081
 PYTHON  ?= python3
 VENV    ?= .venv

@@ -1,4 +1,4 @@
-"""The README and its pages as programs: their blocks of code, in order, and what is shown below a block."""
+"""The documentation as programs: their blocks of code, in order, and what is shown below a block."""
 
 import re
 import subprocess
@@ -9,7 +9,17 @@ from pathlib import Path
 
 from rig import REPOSITORY
 
-PAGES = ("README.md", "functions/get-data/ANALYSIS.md", "infra/PRODUCTION.md")
+PAGES = (
+    "README.md",
+    "functions/README.md",
+    "functions/get-data/ANALYSIS.md",
+    "functions/process-users/FILES.md",
+    "infra/OPERATIONS.md",
+    "infra/PRODUCTION.md",
+    "local/README.md",
+    "tests/README.md",
+    "tests/bench/README.md",
+)
 ANYTHING = "…"  # in what is shown: left out, or another each time
 _FENCE = re.compile(r"(?m)^```(\w*)\n(.*?)^```$", re.DOTALL)
 _PROGRAMS = {

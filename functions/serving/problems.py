@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from flask import Response
 
-# code: HTTP status. The README has a row for each.
+# code: HTTP status. functions/README.md has a row for each.
 CODES: dict[str, int] = {
     # the request
     "path_malformed": 400,

@@ -544,7 +544,7 @@ def test_dependencies_may_go_and_come_back(compose: Compose) -> None:
 
 
 def test_a_restored_backup_brings_back_what_only_the_database_knew(compose: Compose, tmp_path: Path) -> None:
-    """By the README's commands; what the bucket got since then is settled by the next run."""
+    """By the documented commands; what the bucket got since then is settled by the next run."""
     stack = to_stack(compose)
     stack.put("kept.csv", scenario.record("Kept", "Once", 1))
     stack.run()
@@ -557,12 +557,12 @@ def test_a_restored_backup_brings_back_what_only_the_database_knew(compose: Comp
         f"ENV_FILE={compose.env_file} PYTHON={sys.executable} ",
         "rollcall.dump": str(tmp_path / "rollcall.dump"),
     }
-    type_in(find_blocks("README.md", "make backup")[0], places)
+    type_in(find_blocks("infra/OPERATIONS.md", "make backup")[0], places)
     stack.put("later.csv", scenario.record("Later", "Than", 2))
     lose = ["psql", "--username=postgres", "--command=truncate users, ledger", "rollcall"]
     compose.run("exec", "-T", "postgres", *lose)
 
-    type_in(find_blocks("README.md", "make restore")[0], places)
+    type_in(find_blocks("infra/OPERATIONS.md", "make restore")[0], places)
 
     stack = to_stack(compose)  # at other ports, perhaps
     stack.run()
@@ -587,14 +587,14 @@ def type_in(block: Block, places: Mapping[str, str]) -> str:
 
 
 def test_a_function_runs_on_the_host(compose: Compose, tmp_path: Path) -> None:
-    """As the README says."""
+    """As the page about working on Rollcall says."""
     port = choose_port()
     places = {
         "local/.env": str(compose.env_file),
         "../../.venv": sys.prefix,
         "--port 8081": f"--port {port}",
     }
-    block = find_blocks("README.md", "functions-framework")[0]
+    block = find_blocks("local/README.md", "functions-framework")[0]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             to_command(block, places), cwd=REPOSITORY, env=clean_environment(),

@@ -102,12 +102,13 @@ def recorder(tmp_path: Path) -> Recorder:
 
 
 def list_settings() -> set[str]:
-    """Return the variables that README names: of the table and of the text below it."""
-    _, _, text = README.partition("## Settings\n")
-    return set(re.findall(r"`([A-Z][A-Z0-9_]+)`", text.partition("\n## ")[0]))
+    """Return the variables of the functions, and those of `make run` and `make local-up`."""
+    _, _, functions = read_text("functions/README.md").partition("## Settings\n")
+    _, _, stacks = read_text("local/README.md").partition("## Ports and other settings\n")
+    texts = (functions.partition("\n## ")[0], stacks.partition("\n## ")[0])
+    return {name for text in texts for name in re.findall(r"`([A-Z][A-Z0-9_]+)`", text)}
 
 
-README = read_text("README.md")
 OF_COMMANDS = {
     "run": list_settings() | {"PYTHON", "ENV_FILE"},
     "upload": {"DIR", "STACK", "RUN_DIR", "ENV_FILE"},

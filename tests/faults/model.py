@@ -1,6 +1,6 @@
 """What Rollcall promises, as a naive model of a page: it shares no code with Rollcall and reads no CSV.
 
-It knows the files of the bucket, each with what a reader of the README would say becomes of it, and is told
+It knows the files of the bucket, each with what a reader of FILES.md would say becomes of it, and is told
 whom the database held: that is the last valid version for those whose record is rejected or gone.
 """
 

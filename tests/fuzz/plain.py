@@ -1,4 +1,4 @@
-"""A second reading of records, written from the README's table of rules alone: one character after the other.
+"""A second reading of records, written from FILES.md's table of rules alone: one character after the other.
 
 It shares nothing with the product, so that where both agree, both have understood the rules alike.
 """

@@ -1,4 +1,4 @@
-"""The README names all that there is, and nothing that there is not: compared with the code's own tables."""
+"""The documentation names all that there is, and nothing else: compared with the code's own tables."""
 
 import ast
 import re
@@ -22,14 +22,14 @@ import rollcall.stack
 from serving.problems import CODES
 from serving.settings import SettingsError
 
-README = read_text("README.md")
+DOCUMENTATION = "\n".join(map(read_text, PAGES))
 CODE = [path for path in sorted(FUNCTIONS.rglob("*.py")) if path.name != "__init__.py"]
 TREES = {path: ast.parse(path.read_text()) for path in CODE}
 
 
 def read_rows(header: str) -> list[list[str]]:
-    """Return the rows of the README's tables that start with this header."""
-    _, *tables = README.split(f"\n{header}\n")
+    """Return the rows of the tables that start with this header, on whatever page."""
+    _, *tables = DOCUMENTATION.split(f"\n{header}\n")
     assert tables, header
     lines = [line for table in tables for line in table.split("\n\n")[0].splitlines()[1:]]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
@@ -92,7 +92,7 @@ def test_every_reason_to_reject_has_its_row():
     want = first_texts("Reject", "_RejectedError") | set(
         re.findall(r"when duplicate then '(\w+)'", migration)
     )
-    got = [to_names(reason)[0] for reason, _ in read_rows("| reason | the rule |")]
+    got = [to_names(reason)[0] for reason, *_ in read_rows("| reason | the rule | to mend it |")]
     assert sorted(got) == sorted(want)
 
 
@@ -133,8 +133,8 @@ def test_every_address_has_its_row(description: ModuleType):
 
 def test_every_parameter_of_a_run_has_its_row():
     document = process_users.description.build_description()
-    assert set(re.findall(r"`POST /data\?(\w+)=true`", README)) == list_parameters(document, "/data")
-    assert list_parameters(document, "/runs") <= set(re.findall(r"`(\w+)`", README))
+    assert set(re.findall(r"`POST /data\?(\w+)=true`", DOCUMENTATION)) == list_parameters(document, "/data")
+    assert list_parameters(document, "/runs") <= set(re.findall(r"`(\w+)`", DOCUMENTATION))
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def test_every_parameter_of_a_run_has_its_row():
     ],
 )
 def test_every_variable_is_explained(program: str, from_env: Callable[[Mapping[str, str]], object]):
-    """Those of the functions in the README's tables, the others there or on the page of production."""
-    text = README + read_text("infra/PRODUCTION.md")
+    """Those of the functions in the table of settings, the others on any page."""
+    text = DOCUMENTATION
     if program in ("process-users", "get-data"):
         text = "\n".join(row[0] for row in read_rows("| variable | default | for |"))
     assert sorted(read_variables(from_env) - set(to_names(text))) == []
@@ -175,7 +175,7 @@ def test_every_variable_of_containers_is_read_by_the_compose_file():
 
 def test_every_event_of_the_logs_is_named():
     events = {name for name in first_texts("log", "log_error") if "." in name} | {"request"}
-    _, _, rest = README.partition("**Logs**")
+    _, _, rest = DOCUMENTATION.partition("## Logs\n\n")
     got = {name for name in to_names(rest.partition("\n\n")[0]) if "." in name or name == "request"}
     assert got == events
 
@@ -190,7 +190,7 @@ def test_every_metric_is_named():
     assert rows == counted
     in_alerts = {
         name
-        for text in re.findall(r"(?m)^  expr: (.+)$", README)
+        for text in re.findall(r"(?m)^  expr: (.+)$", DOCUMENTATION)
         for name in re.findall(r"rollcall_\w+", text)
     }
     assert in_alerts
@@ -210,7 +210,7 @@ def list_named_targets(text: str) -> set[str]:
 
 def test_every_target_of_make_is_named():
     told = {name for name, told in list_targets().items() if told}
-    assert told - list_named_targets(README) == {"help"}
+    assert told - list_named_targets(DOCUMENTATION) == {"help"}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -236,7 +236,7 @@ def list_headings(text: str) -> set[str]:
 
 
 def test_every_module_is_on_the_map():
-    _, _, text = README.partition("## The code\n")
+    _, _, text = read_text("local/README.md").partition("## The code\n")
     on_map = set(re.findall(r"[\w/]+\.py\b", text))
     names = {Path(name).name for name in on_map}
     for path in CODE:

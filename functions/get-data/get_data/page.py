@@ -16,7 +16,7 @@ from serving.pages import open_templates
 from serving.problems import ProblemError
 
 USERS_A_PAGE = 100
-LATE_AFTER = timedelta(hours=1)  # as in the alert that the README proposes
+LATE_AFTER = timedelta(hours=1)  # as in the alert that OPERATIONS.md proposes
 PAGE_SIZES = (25, USERS_A_PAGE, 500, 1_000)
 
 
