@@ -211,7 +211,9 @@ def test_a_set_up_that_is_disturbed_begins_again(site: Site) -> None:
     with closing(maintenance.connect()) as holder:
         holder.run("select pg_advisory_lock(cast(:lock as bigint))", lock=database.LOCK)
         process = site.start()
-        wait_until(lambda: holder.run(end_waiting), timeout_s=60, what="a session that waits for its turn")
+        wait_until(
+            lambda: bool(holder.run(end_waiting)), timeout_s=60, what="a session that waits for its turn"
+        )
     out, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (0, ""), out
     assert '"event": "setup.again"' in out
