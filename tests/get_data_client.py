@@ -12,6 +12,14 @@ from rig import FUNCTIONS, NO_STORE, Database
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# What browsers are told with every answer, whatever it is.
+ALWAYS_SENT = {
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
 
 @contextmanager
 def open_client(env: Mapping[str, str]) -> Iterator[FlaskClient]:

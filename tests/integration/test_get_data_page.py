@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask.testing import FlaskClient
-from get_data_client import insert, insert_many, open_client
+from get_data_client import ALWAYS_SENT, insert, insert_many, open_client
 from page_text import find_markup, read_text
 from rig import Database, run_going_on
 from werkzeug.test import TestResponse
@@ -42,8 +42,8 @@ def test_headers_of_the_page(client: FlaskClient):
         "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
         "connect-src 'self'; img-src 'self' http://127.0.0.1:9; form-action 'self'; base-uri 'none'; "
         "frame-ancestors 'none'",
-        "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
+        **ALWAYS_SENT,
     }
 
 
