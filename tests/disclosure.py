@@ -23,8 +23,8 @@ PLACE = re.compile(r"[a-z0-9_]+\.py:\d+ [\w<>]+")
 WORD = re.compile(r"[A-Za-z]+")
 SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 _POSTGRES = (
-    rf"(a run could not get a session: )?({'|'.join(map(re.escape, list_reasons()))})( \(\w+\))?"
-    r"|all \d+ sessions that this process may have with Postgres are in use"
+    rf"(a run could not get a session: )?(({'|'.join(map(re.escape, list_reasons()))})( \(\w+\))?"
+    r"|all \d+ sessions that this process may have with Postgres are in use)"
 )
 _HINT = "|".join(map(re.escape, list_hints()))
 _REASON = rf"(([A-Za-z][A-Za-z0-9.]*|no reason) \(\d+\)|[\w .,:'()-]{{1,250}}): ({_HINT})"

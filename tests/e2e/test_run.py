@@ -435,10 +435,9 @@ def test_a_taken_second_port_is_only_a_remark(runs: Runs):
     [
         ({"GATEWAY_PORT": "web", "SAMPLE_DATA": "yes"}, ["GATEWAY_PORT is 'web'", "SAMPLE_DATA is 'yes'"]),
         (
-            {"PROCESS_INTERVAL_S": "often"},
-            ["scheduler ended (exit status 1)", "PROCESS_INTERVAL_S is 'often'"],
+            {"PROCESS_INTERVAL_S": "often", "ON_SOURCE_DELETE": "maybe"},
+            ["PROCESS_INTERVAL_S is 'often'", "ON_SOURCE_DELETE is 'maybe'"],
         ),
-        ({"ON_SOURCE_DELETE": "maybe"}, ["process-users ended", "ON_SOURCE_DELETE is 'maybe'"]),
     ],
 )
 def test_a_wrong_setting_is_named(runs: Runs, settings: dict[str, str], want: list[str]):

@@ -88,9 +88,10 @@ def test_keys_that_look_like_paths_are_nobodys(pipeline: Pipeline):
     if pipeline.bucket.store.kind == "minio":
         pipeline.put("a/..csv")
     pipeline.put("x/1000.csv")
-    pipeline.put("...csv")  # the user `..`
+    pipeline.put("...csv")  # would be the user `..`
     report = pipeline.run()
-    assert (report["upserted"], pipeline.user_ids()) == (1, [".."])
+    assert (report["upserted"], pipeline.user_ids()) == (0, [])
+    assert [(reject["key"], reject["reason"]) for reject in report["rejects"]] == [("...csv", "key_invalid")]
 
 
 def test_no_parameter_becomes_a_header(pipeline: Pipeline, client: FlaskClient):

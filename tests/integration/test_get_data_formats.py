@@ -16,7 +16,7 @@ import duckdb
 import pandas as pd
 import pytest
 from flask.testing import FlaskClient
-from get_data_client import insert, insert_many, open_client
+from get_data_client import ALWAYS_SENT, insert, insert_many, open_client
 from rig import Bucket, Database, StartFunction
 
 from process_users.outputs import store_outputs
@@ -99,6 +99,7 @@ def test_headers_of_a_file(client: FlaskClient, database: Database):
         "ETag": got.headers["ETag"],
         "Vary": "Accept, Accept-Encoding, Authorization",
         "Cache-Control": "private, no-cache",
+        **ALWAYS_SENT,
     }
     got = client.get("/data?format=ndjson")
     assert got.headers["Content-Type"] == "application/x-ndjson"

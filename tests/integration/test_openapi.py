@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -58,7 +58,10 @@ def app(name: str, database: Database, bucket: Bucket, monkeypatch: pytest.Monke
     for variable, value in {**database.env(name), **store, "EVENTS_TOKEN": EVENTS_TOKEN}.items():
         monkeypatch.setenv(variable, value)
     app = create_app(name, str(FUNCTIONS / name.replace("_", "-") / "main.py"))
-    with closing(sys.modules["main"].POOL):
+    with ExitStack() as stack:
+        for pool in ("POOL", "RUN_POOL"):  # get-data has one alone
+            if hasattr(sys.modules["main"], pool):
+                stack.callback(getattr(sys.modules["main"], pool).close)
         yield app  # pyright: ignore[reportReturnType]  a function of ours is no ASGI
 
 

@@ -96,10 +96,10 @@ def test_after_any_history_the_table_is_what_the_rules_say(
         if size == "small_steps":
             patch.setattr("process_users.run.BATCH_OBJECTS", 2)
             patch.setattr("process_users.ledger.ENTRIES_PAGE", 3)
-        pipeline = begin_anew(world, remove=remove)
         model = Model()
-        for step in [*steps, ("run", "", "")]:
-            play(pipeline, model, step, remove=remove)
+        with begin_anew(world, remove=remove) as pipeline:
+            for step in [*steps, ("run", "", "")]:
+                play(pipeline, model, step, remove=remove)
 
 
 def begin_anew(world: Pipeline, *, remove: bool) -> Pipeline:
@@ -109,7 +109,9 @@ def begin_anew(world: Pipeline, *, remove: bool) -> Pipeline:
     world.database.run("update state set output_version = null, rejects_output_version = null")
     prefix = f"{secrets.token_hex(4)}/"
     mode = "remove" if remove else "keep"
-    return replace(world, settings={"SOURCE_PREFIX": prefix, "ON_SOURCE_DELETE": mode}, _clients={})
+    return replace(
+        world, settings={"SOURCE_PREFIX": prefix, "ON_SOURCE_DELETE": mode}, _clients={}, _pools=[]
+    )
 
 
 def play(pipeline: Pipeline, model: Model, step: tuple[str, str, str], *, remove: bool) -> None:
