@@ -87,7 +87,7 @@ env:
 	@test -e "$$ENV_FILE" || { echo "There is no $$ENV_FILE yet: make local-up writes it." >&2; exit 1; }
 
 screenshot: $(VENV)/.tests ## take the picture of the page that README shows (CHROMIUM)
-	@env PYTHONPATH=functions:local:tests "$(VENV)/bin/python" tests/e2e/screenshot.py local/images/page.png
+	@env PYTHONPATH=functions:functions/process-users:local:tests "$(VENV)/bin/python" tests/e2e/screenshot.py local/images/page.png
 audit: $(VENV)/.python ## look everything that is pinned up for known vulnerabilities; asks PyPI
 	@$(PYTHON) -m venv "$(VENV)/audit" && "$(VENV)/audit/bin/python" -m pip install --quiet pip-audit==2.10.1
 	"$(VENV)/audit/bin/pip-audit" --strict --disable-pip --require-hashes $(runtime:%=-r %)
