@@ -149,10 +149,11 @@ def _say_ready(stack: Stack, *, seconds: float) -> None:
     say(f"ready: {stack.url}")
     token = ' -H @- <<< "Authorization: Bearer $API_TOKEN"' if settings.passed_on.get("API_TOKEN") else ""
     say_of("users", f"in a browser, or curl '{stack.url}/data?limit=3'{token}")
-    say_of("new files", f"into {shown(directory.buckets / settings.source_bucket)}, or make upload DIR=...")
+    folder = directory.buckets / settings.source_bucket / settings.source_prefix
+    say_of("new files", f"into {shown(folder)}, or make upload DIR=...")
     say_of("logins, logs", f"{shown(directory.env)}, {shown(directory.path / 'logs')}")
     elsewhere = "" if directory.path == USUAL_DIRECTORY else f" RUN_DIR={shlex.quote(str(directory.path))}"
-    say_of("next", f"make process{elsewhere}, in another terminal: has a run done and shows it")
+    say_of("next", f"make process{elsewhere}, in another terminal: starts a run and shows it")
     say(f"Started in {seconds:.1f} s; Ctrl-C stops it.")
 
 

@@ -38,6 +38,7 @@ class RunSettings:
     minio_port: int
     pictures_port: int
     source_bucket: str
+    source_prefix: str
     output_bucket: str
     sample_data: str
     passed_on: Mapping[str, str]
@@ -56,6 +57,7 @@ class RunSettings:
             minio_port=env.integer("MINIO_PORT", 9000, minimum=0, maximum=65535),
             pictures_port=env.integer("PICTURES_PORT", 0, minimum=0, maximum=65535),
             source_bucket=buckets.source,
+            source_prefix=buckets.prefix,
             output_bucket=buckets.output,
             sample_data=env.text("SAMPLE_DATA", "on"),
             passed_on=passed_on,
@@ -223,6 +225,7 @@ class Stack:
             "API_TOKEN": self.settings.passed_on.get("API_TOKEN", ""),
             **self._store(self._key("UPLOADER")),
             "SOURCE_BUCKET": self.settings.source_bucket,
+            "SOURCE_PREFIX": self.settings.source_prefix,
             "OUTPUT_BUCKET": self.settings.output_bucket,
             **self._database(f"{DATABASE}_reader", "READER_PGPASSWORD"),
         }

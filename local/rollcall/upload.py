@@ -116,11 +116,12 @@ def main(arguments: list[str], environ: Mapping[str, str]) -> int:
                 raise UploadError(_describe_nothing(asked.directory, folder))
             variables = find_stack(environ, "MINIO_ENDPOINT")
             trusted = {name: environ[name] for name in AUTHORITIES if name in environ}
-            count = upload(folder, names, {**variables, **trusted})
+            store, buckets = _read_settings({**variables, **trusted})
+            count = upload(folder, names, store=store, buckets=buckets)
     except (NotUpError, UploadError) as error:
         say_error(str(error))
         return 1
-    return _say_outcome(folder, count, variables["SOURCE_BUCKET"])
+    return _say_outcome(folder, count, buckets.source)
 
 
 def open_folder(directory: str) -> Folder:
@@ -135,22 +136,20 @@ def open_folder(directory: str) -> Folder:
         raise UploadError(f"{directory} cannot be read: {error.strerror}") from error
 
 
-def upload(folder: Folder, names: Sequence[str], variables: Mapping[str, str]) -> int:
+def upload(folder: Folder, names: Sequence[str], *, store: StoreSettings, buckets: BucketSettings) -> int:
     """Puts each file under its name; UploadError names the first that the store did not take."""
-    settings = _read_settings(variables)
     with ExitStack() as stack:
         pool = stack.enter_context(
-            build_pool(settings, maxsize=UPLOADS_AT_ONCE, timeout=TIMEOUT, retries=urllib3.Retry(2))
+            build_pool(store, maxsize=UPLOADS_AT_ONCE, timeout=TIMEOUT, retries=urllib3.Retry(2))
         )
-        store = build_client(settings, pool)
-        bucket, prefix = variables["SOURCE_BUCKET"], variables.get("SOURCE_PREFIX", "")
+        client = build_client(store, pool)
 
         def put(name: str) -> bool:
             try:
                 with folder.open(name) as file:
-                    store.put_object(
-                        bucket_name=bucket,
-                        object_name=f"{prefix}{name}",
+                    client.put_object(
+                        bucket_name=buckets.source,
+                        object_name=f"{buckets.prefix}{name}",
                         data=file,
                         length=os.fstat(file.fileno()).st_size,
                         content_type=TYPES[_extension(name)],
@@ -162,17 +161,18 @@ def upload(folder: Folder, names: Sequence[str], variables: Mapping[str, str]) -
                 raise UploadError(f"{visible(name)} could not be uploaded: {error}") from error
             except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
                 why = describe_error(error)
-                raise UploadError(f"{visible(name)} could not be uploaded to {bucket}: {why}") from error
+                raise UploadError(
+                    f"{visible(name)} could not be uploaded to {buckets.source}: {why}"
+                ) from error
             return True
 
         threads = stack.enter_context(ThreadPoolExecutor(UPLOADS_AT_ONCE))
         return sum(threads.map(put, names))
 
 
-def _read_settings(variables: Mapping[str, str]) -> StoreSettings:
+def _read_settings(variables: Mapping[str, str]) -> tuple[StoreSettings, BucketSettings]:
     env = Environment(variables)
-    settings = StoreSettings.from_environment(env)
-    BucketSettings.from_environment(env)
+    settings = StoreSettings.from_environment(env), BucketSettings.from_environment(env)
     try:
         env.check()
     except SettingsError as error:

@@ -160,7 +160,7 @@ def test_it_answers_takes_files_and_leaves_nothing_running_after_ctrl_c(runs: Ru
 
 
 def test_a_client_finds_what_it_needs_and_nobody_else_can_read_it(runs: Runs, tmp_path: Path):
-    run = runs.ready()
+    run = runs.ready(SOURCE_PREFIX="people/")
     env = runs.directory / "env"
     sourced = subprocess.run(
         ["sh", "-c", 'set -a; . "$0"; env', env], capture_output=True, text=True, check=True
@@ -169,7 +169,8 @@ def test_a_client_finds_what_it_needs_and_nobody_else_can_read_it(runs: Runs, tm
         assert f"{name}={value}" in sourced.stdout.splitlines()
     assert read_variables(env).keys() >= {
         *("ROLLCALL_URL", "MINIO_ENDPOINT", "MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", "MINIO_REGION"),
-        *("SOURCE_BUCKET", "OUTPUT_BUCKET", "PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"),
+        *("SOURCE_BUCKET", "SOURCE_PREFIX", "OUTPUT_BUCKET"),
+        *("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE"),
     }
     for private in ("env", "secrets"):
         assert (runs.directory / private).stat().st_mode & 0o077 == 0
@@ -187,10 +188,9 @@ def test_a_client_finds_what_it_needs_and_nobody_else_can_read_it(runs: Runs, tm
         "2 files uploaded to src-data; next: make process, or the next run by itself\n"
         "left out:\n  not .csv, .png, .jpg or .jpeg: 1 (notes.txt)\n"
     )
-    assert {file.name for file in (runs.directory / "buckets" / "src-data").iterdir()} == {
-        "日本 1.csv",
-        "b.PNG",
-    }
+    people = runs.directory / "buckets" / "src-data" / "people"
+    assert {file.name for file in people.iterdir()} == {"日本 1.csv", "b.PNG"}
+    assert str(people) in run.said()
 
 
 # What a key may try on a bucket `src-data` that holds 1.csv, 1.png and deep/2.JPG; None: it fails.

@@ -210,6 +210,24 @@ def test_what_the_store_says_is_told(
     assert (done.returncode, done.stdout, done.stderr) == (1, "", want)
 
 
+def test_files_go_under_the_prefix_of_the_stack(folder: Path, tmp_path: Path, bucket: Bucket):
+    file = tmp_path / "stack.env"
+    variables = {**bucket.env, "SOURCE_PREFIX": "in/people/"}
+    write_private(file, "".join(f"{name}={value}\n" for name, value in variables.items()))
+    assert run_upload(file, folder).returncode == 0
+    assert list_keys(bucket).keys() == {"in/people/1.csv"}
+
+
+def test_a_stack_that_names_no_bucket_has_the_usual_one(folder: Path, tmp_path: Path, bucket: Bucket):
+    """As the functions have it."""
+    file = tmp_path / "stack.env"
+    variables = {name: value for name, value in bucket.env.items() if name != "SOURCE_BUCKET"}
+    write_private(file, "".join(f"{name}={value}\n" for name, value in variables.items()))
+    done = run_upload(file, folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("1.csv could not be uploaded to src-data: NoSuchBucket (404): ")
+
+
 def test_settings_that_cannot_work_are_named(folder: Path, tmp_path: Path, bucket: Bucket):
     file = tmp_path / "wrong.env"
     variables = {**bucket.env, "SOURCE_BUCKET": "pd", "MINIO_REGION": "eu west"}
