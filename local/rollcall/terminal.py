@@ -46,11 +46,15 @@ def _visible_lines(text: str) -> str:
 
 
 def main(command: Sequence[str]) -> int:
-    """Runs a command and passes its lines on; returns its exit status."""
+    """Runs a command and passes its lines on until nobody reads them; returns its exit status."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command
+        reader = sys.stdout
         for line in process.stdout or ():
             say(line.rstrip(b"\r\n").decode(errors="backslashreplace"))
+            if sys.stdout is not reader:
+                process.terminate()  # as in `make local-logs | head`: it may follow a log for ever
+                break
     return process.returncode
 
 

@@ -84,3 +84,20 @@ def test_what_another_command_prints_is_passed_on_with_its_exit_status():
         check=False,
     )
     assert (done.returncode, done.stdout) == (3, "\\x1b]0;x\\x07\\xff\nlast\n")
+
+
+def test_a_command_ends_when_nobody_reads_what_it_prints():
+    """As that of `make local-logs | head` does."""
+    code = "import itertools\nfor number in itertools.count(): print(number, flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-m", "rollcall.terminal", sys.executable, "-c", code],
+        env={"PYTHONPATH": str(REPOSITORY / "local")},
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"0\n"
+        process.stdout.close()
+        try:
+            assert process.wait(60) != 0
+        finally:
+            process.kill()
