@@ -1,4 +1,4 @@
-"""`make process`: has a run done now, shows how far it is, and says what came of it.
+"""`make process`: starts a run now, shows its progress, and says what came of it.
 
 QUERY holds what the run is asked for, as in `make process QUERY=dry_run=true`. It asks whichever of
 `make run` and `make local-up` is up (STACK=run or STACK=compose chooses), or the Rollcall at ROLLCALL_URL. A
@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
 from rich.console import Console
@@ -26,6 +25,7 @@ from rich.text import Text
 from rollcall.progress import Run, Show, count, open_progress
 from rollcall.terminal import say_error, visible
 from rollcall.whereabouts import NotUpError, find_stack
+from serving.values import find_fault
 
 Answer = tuple[int, dict[str, Any]]  # status, and the report or problem
 OK, FAILED, MISUSED, AWAY = 0, 1, 2, 3
@@ -100,8 +100,10 @@ def find_service(environ: Mapping[str, str]) -> Service:
     """Rollcall as the environment names it, or the stack that is up on this machine."""
     token = environ.get("API_TOKEN", "")
     if url := environ.get("ROLLCALL_URL", ""):
-        if "@" in urlsplit(url).netloc:
+        if "@" in url:
             raise CallError("ROLLCALL_URL has credentials in it: set API_TOKEN instead", MISUSED)
+        if fault := find_fault("ROLLCALL_URL", url):
+            raise CallError(fault, MISUSED)
         return Service(url.rstrip("/"), token)
     stack = find_stack(environ, "ROLLCALL_URL")
     return Service(stack["ROLLCALL_URL"], token or stack.get("API_TOKEN", ""))

@@ -322,3 +322,10 @@ def test_an_address_with_credentials_is_refused_without_showing_them():
     done = process("http://user:s3cret@127.0.0.1:9")
     assert (done.status, done.out) == (2, "")
     assert done.err == "ROLLCALL_URL has credentials in it: set API_TOKEN instead\n"
+
+
+@pytest.mark.parametrize("url", ["http://[", "127.0.0.1:8080", "http://127.0.0.1:99999"])
+def test_an_address_that_is_none_is_named(url: str):
+    done = process(url)
+    assert (done.status, done.out) == (2, "")
+    assert done.err == f"ROLLCALL_URL is {url!r}, wanted an address such as http://127.0.0.1:8080\n"
