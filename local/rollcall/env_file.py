@@ -26,6 +26,7 @@ LEAST = {
     "_SECRET_KEY": 8,
 }  # that MinIO takes
 _LINE = re.compile(r"(\w+)=(.*)")
+_WORD = re.compile(r"\w+|\S")
 _QUOTED = re.compile(r"""^(["'])(.*)\1$""")
 _SPECIAL = re.compile(r"""[$`"'\\#]""")
 _TO_GENERATE = re.compile(rf"^(\w+)={MARKER}[ \t]*$", re.MULTILINE)
@@ -62,9 +63,12 @@ def find_problems(text: str, example: str) -> list[str]:
 
 def _check(line: str, example: Mapping[str, str]) -> str:
     """What is wrong with one line; empty when nothing is."""
-    found = _LINE.fullmatch(line.lstrip(" "))
+    if line.startswith(" "):
+        return "begins with a blank"
+    found = _LINE.fullmatch(line)
     if not found:
-        return f"{line.strip()[:40]!r} is not of the form NAME=value"
+        # Its first word alone: what follows may be a secret.
+        return f"{_WORD.findall(line)[0][:40]!r} is not of the form NAME=value"
     name, value = found[1], _QUOTED.sub(r"\2", found[2])
     if name not in example:
         return f"{name} is no setting: local/.env.example has all there are"

@@ -236,13 +236,13 @@ def print_addresses(env_file: Path, containers: Sequence[Container]) -> None:
         say("  " + line.format(ports[service, port], env=env_file))
     say(f"Logins, keys and passwords are in {env_file}.")
     elsewhere = "" if env_file == USUAL_ENV_FILE else f" ENV_FILE={env_file}"
-    say(f"Next: make process{elsewhere} has a run done and shows it; the page is at the first address.")
+    say(f"Next: make process{elsewhere} starts a run and shows it; the page is at the first address.")
 
 
 def read_variable(env_file: Path, name: str) -> str:
     """Read one variable of the settings file; empty when it is not there."""
-    found = re.search(rf"(?m)^{name}=(.*)$", env_file.read_text(encoding="utf-8"))
-    return found[1].strip() if found else ""
+    found = re.search(rf"""(?m)^{name}=(["']?)(.*)\1$""", env_file.read_text(encoding="utf-8"))
+    return found[2] if found else ""
 
 
 def is_taken(port: int) -> bool:

@@ -55,6 +55,24 @@ def test_what_an_older_file_lacks_is_added(tmp_path: Path, capsys: pytest.Captur
     assert (target.read_text(), capsys.readouterr().out) == (got, "")
 
 
+def test_a_line_of_another_form_is_told_and_neither_replaced_nor_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    text = (
+        "GATEWAY_PORT=1\n  POSTGRES_PASSWORD=hunter2\nPOSTGRES_PASSWORD: hunter2\n"
+        "export POSTGRES_PASSWORD=hunter2\n=hunter2\n"
+    )
+    example, target = write(tmp_path, text)
+    assert main(example, target) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{target}: line 2: begins with a blank",
+        f"{target}: line 3: 'POSTGRES_PASSWORD' is not of the form NAME=value",
+        f"{target}: line 4: 'export' is not of the form NAME=value",
+        f"{target}: line 5: '=' is not of the form NAME=value",
+    ]
+    assert target.read_text() == text
+
+
 def test_everything_that_is_wrong_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     text = (
         "GATEWAY_PORT=web\nGATEWAY_PORT=65536\n# so\nINTERVAL_S=0\nPOSTGRES_PASSWORD=\n"
