@@ -167,7 +167,7 @@ def test_slow_readers_stop_nobody_else(
 
 def test_who_asks_on_and_on_without_reading_is_cut_off(function: Function):
     """By small answers alone, until the buffers are full."""
-    request = b"GET /openapi.json HTTP/1.1\r\nHost: rollcall\r\n\r\n"
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with ThreadPoolExecutor(24) as threads:
         for ending in [threads.submit(fill, function.port, request) for _ in range(24)]:
             assert ending.result() < PATIENCE_S
@@ -184,7 +184,7 @@ def fill(port: int, request: bytes) -> float:
 
 
 def test_clients_that_do_not_hang_up_keep_nobody_out(function: Function):
-    request = b"GET /healthz HTTP/1.1\r\nHost: rollcall\r\nConnection: close\r\n\r\n"
+    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     garbage = b"no HTTP at all\r\n\r\n"
     alone = [probe(function.port, "/healthz") for _ in range(20)]
     clients = []
