@@ -31,7 +31,7 @@ run: $(VENV)/.runtime ## the whole pipeline here and now, without Docker; Ctrl-C
 	@exec $(run_py) -m rollcall.run
 upload: $(VENV)/.runtime ## put the .csv, .png, .jpg and .jpeg files of DIR=... into the source bucket
 	@$(run_py) -m rollcall.upload
-process: $(VENV)/.runtime ## have a run done now and watch it; QUERY=dry_run=true, QUERY=full=true
+process: $(VENV)/.runtime ## start a run now and watch it; QUERY=dry_run=true, QUERY=full=true
 	@$(run_py) -m rollcall.process
 
 test: $(VENV)/.tests ## unit, integration and end-to-end tests; needs pgbouncer, no Docker
