@@ -203,20 +203,22 @@ language plpgsql
 as $$
 declare
     this_commit bigint;
-    this_session bigint := nullif(current_setting('rollcall.committer', true), '');
+    committer bigint := nullif(current_setting('rollcall.committer', true), '');
     touched text[];  -- the users to decide about
     pictures text[];  -- that each of them has now
     rejects_changed boolean;
     any_gone boolean;
 begin
-    if this_session is null then
-        this_session := (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775806) + 1;
-        perform set_config('rollcall.committer', this_session::text, false);
-    end if;
     perform from locks where name = 'commit' for update;
     this_commit := nextval('commits');
-    alone := (select last_value from last_committer) = this_session;
-    perform setval('last_committer', this_session);
+    alone := (select last_value from last_committer) is not distinct from committer;
+    if not alone then
+        -- A new number each time: a rollback takes back the setting but not the sequence. With its former
+        -- number, a session that tries again would no longer see that another has committed.
+        committer := (hashtextextended(gen_random_uuid()::text, 0) & 9223372036854775806) + 1;
+        perform set_config('rollcall.committer', committer::text, false);
+        perform setval('last_committer', committer);
+    end if;
 
     select coalesce(array_agg(key) filter (where is_conflict), '{}'),
            array_agg(distinct user_id) filter (where not is_conflict),

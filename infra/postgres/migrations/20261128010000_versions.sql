@@ -14,9 +14,9 @@ insert into versions (version, lineage) select data_version, lineage from state;
 -- Each commit locks this row, so commits are serial. Nobody updates it, so there is only ever one version of it.
 insert into locks (name) values ('commit');
 
--- Two numbers that every commit changes. They are sequences because these are overwritten in their place.
+-- Two numbers that commits change. They are sequences because these are overwritten in their place.
 create sequence commits;         -- counts commits, for ledger.revision
-create sequence last_committer;  -- the random number of the session that committed last
+create sequence last_committer;  -- a random number that only the session that committed last knows
 select setval('commits', commits) from state where commits > 0;
 
 alter table state

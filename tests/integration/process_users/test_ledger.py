@@ -167,6 +167,18 @@ def test_a_session_that_waited_for_the_commit_of_another_is_not_alone(ledger: Le
     assert database.run("select first_name from users") == [["Fresh"]]
 
 
+def test_a_session_whose_commit_was_rolled_back_still_finds_that_another_came_between(
+    ledger: Ledger, database: Database
+):
+    settle_few(ledger, valid("1.csv"))
+    with opened(database) as other:
+        settle_few(other, valid("1.csv", 1, name="Fresh"))
+    with pytest.raises(LookupError):
+        apply_and_fail(ledger)
+    assert settle_few(ledger, valid("1.csv", None, name="Stale")) == Applied(0, ["1.csv"])
+    assert database.run("select first_name from users") == [["Fresh"]]
+
+
 def test_a_database_that_was_put_back_and_is_as_far_again_is_another_one(ledger: Ledger, database: Database):
     settle_few(ledger, valid("1.csv"))
     database.run("select setval('commits', 1, false)")
