@@ -18,6 +18,7 @@ from pg8000.native import DatabaseError, InterfaceError
 from serving.prepared import Column, Prepared, build_guard, prepare, read_column, run_prepared, run_unnamed
 from serving.reasons import (
     DRIVER_FAILURES,
+    LOST,
     POOLED,
     explain_code,
     explain_failure,
@@ -291,6 +292,8 @@ class Connection:
             reason: str | None = POOLED
         else:
             reason = explain_code(code)
+        if reason is None and is_fatal(error):
+            reason = f"{LOST} ({code})"  # such as 25P03, of a time limit of the server
         if reason is None:
             return StatementError(code)
         if is_fatal(error) or reason == POOLED or code[:2] in ("08", "26", "57", "58", "XX"):

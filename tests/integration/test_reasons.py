@@ -45,6 +45,16 @@ def test_the_reason_says_what_is_wrong(database: Database, change: dict, reason:
         Connection(settings, application_name="test")
 
 
+def test_a_session_that_the_server_ended_is_lost_whatever_its_code(database: Database):
+    with closing(Connection(read_settings(database, "get_data"), application_name="ended")) as session:
+        session.run("set idle_in_transaction_session_timeout = '50ms'")
+        session.run("begin")
+        wait_until(session.is_closed_by_server, timeout_s=LONG_S, what="the server to end the session")
+        with pytest.raises(DatabaseUnavailableError, match=r"was lost \(25P03\)"):
+            session.run_prepared("select cast(:number as bigint)", number=1)
+        assert session.broken
+
+
 @ONE_STORE
 @pytest.mark.parametrize(
     ("code", "failures", "status"),
