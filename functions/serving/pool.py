@@ -42,6 +42,7 @@ class Pool:
         self._idle: deque[Connection] = deque()  # the one used last at the right
         self._lent: set[Connection] = set()
         self._places = size  # that are left for further sessions
+        self._open = 0  # sessions, lent or not; those that are being opened have a place only
         self._silent_until = 0.0
         self._keeper: threading.Thread | None = None
         self._closed = threading.Event()
@@ -59,7 +60,7 @@ class Pool:
     @property
     def has_session(self) -> bool:
         """True while a session is open, lent or not."""
-        return bool(self._idle or self._lent)
+        return self._open > 0
 
     def close(self) -> None:
         """Close the idle sessions, and each other one when it is given back; for the end of a process."""
@@ -105,12 +106,11 @@ class Pool:
         while True:
             connection = self._take_idle(deadline)
             try:
-                # Under load the question would cost a change of threads, for what was true a moment ago.
+                # Skip the check for a session used a moment ago: under load it costs a thread switch.
                 if connection is None:
-                    connection = self._connect()
+                    connection = self._open_session()
                 elif time.monotonic() - connection.used >= RECENT_S and connection.is_closed_by_server():
-                    connection.close()
-                    self._leave_place()
+                    self._close_session(connection)
                     continue
             except BaseException as error:
                 self._leave_place()
@@ -143,6 +143,20 @@ class Pool:
                 bool(self._idle) or self._changed.wait(min(AGAIN_S, remaining)) or remaining > AGAIN_S
             )
 
+    def _open_session(self) -> Connection:
+        """Open a session for a place that was taken."""
+        connection = self._connect()
+        with self._changed:
+            self._open += 1
+        return connection
+
+    def _close_session(self, connection: Connection) -> None:
+        """Close a session and leave its place to another."""
+        connection.close()
+        with self._changed:
+            self._open -= 1
+            self._leave_place()
+
     def _leave_place(self) -> None:
         with self._changed:
             self._places += 1
@@ -158,8 +172,7 @@ class Pool:
                 self._idle.append(connection)
                 self._changed.notify()
         if not is_kept:
-            connection.close()
-            self._leave_place()
+            self._close_session(connection)
 
     def _close_idle(self) -> None:
         with self._changed:
@@ -168,8 +181,7 @@ class Pool:
 
     def _close_all(self, connections: "deque[Connection] | list[Connection]") -> None:
         for connection in connections:
-            connection.close()
-            self._leave_place()
+            self._close_session(connection)
 
     def _keep(self) -> None:
         """Look after the sessions until the process ends."""
@@ -203,7 +215,7 @@ class Pool:
                 return
             self._places -= 1
         try:
-            connection = self._connect()
+            connection = self._open_session()
         except (DatabaseUnavailableError, StatementError):
             self._leave_place()
         except BaseException:

@@ -152,6 +152,30 @@ def test_a_kept_session_is_opened_early_and_again_when_it_is_lost(database: Data
         wait_until(lambda: database.run(find) not in ([], [[pid]]), timeout_s=LONG_S, what="another")
 
 
+def test_a_session_that_changes_hands_is_there_all_the_time(database: Database):
+    settings = read_settings(database, "get_data")
+    seen: list[bool] = []
+
+    class Watched(Connection):
+        def is_closed_by_server(self) -> bool:
+            seen.append(pool.has_session)
+            return super().is_closed_by_server()
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "used" and hasattr(self, "used"):
+                seen.append(pool.has_session)
+            super().__setattr__(name, value)
+
+    with closing(Pool(lambda: Watched(settings, application_name="test"), size=1)) as pool:
+        assert not pool.has_session
+        for _ in range(2):
+            with pool.connection() as connection:
+                connection.run("select 1")
+            connection.used -= 1  # so long ago that the next borrower looks whether it is still there
+    assert len(seen) > 3
+    assert all(seen)
+
+
 def test_a_pool_leaves_nothing_behind(database: Database):
     with pool_of(database, kept=1) as pool, pool.connection():
         pass
