@@ -131,9 +131,7 @@ def is_endpoint(text: str) -> bool:
 def find_endpoint_fault(endpoint: str, region: str) -> str:
     """Return why a well-formed address cannot be used for S3 by path in this region; empty when it can."""
     host = split_endpoint(endpoint)[1]
-    if not re.search(r"(^|\.)amazonaws\.com(\.cn)?$", host) or re.search(
-        r"^ec2-|\.elb\.amazonaws\.com$", host
-    ):
+    if not _AMAZON.search(host) or _AMAZON_COMPUTERS.search(host):
         return ""
     usual = f"https://s3.{region}.amazonaws.com{'.cn' if region.startswith('cn-') else ''}"
     for pattern, what in _UNSUPPORTED.items():
