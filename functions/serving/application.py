@@ -27,8 +27,8 @@ from serving.problems import ProblemError, add_problem_headers, to_response
 from serving.sending import Sending
 
 HEALTH_PATHS = ("/healthz", "/readyz")
-# For browsers, of every answer: it is what its type says, and pages of other sites can neither embed it nor
-# hold on to a window that shows it.
+# With every answer. Browsers then trust its type, and let no page of another site embed it or keep hold of a
+# window that shows it.
 SHIELD = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",

@@ -59,7 +59,7 @@ class Sending:
         if not self._has_place(request.environ):
             raise ProblemError(
                 "exports_busy",
-                f"{self.places} large answers are being sent; ask again, or for fewer users by a limit",
+                f"{self.places} large answers are being sent; ask again, or for less by a limit",
             )
 
     def send(self, request: Request, response: Response) -> Response:

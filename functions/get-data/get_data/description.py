@@ -26,7 +26,9 @@ _FORM = [
     ),
     build_parameter("after", {"type": "string"}, "Users that come after this user id"),
     build_parameter(
-        "format", {"type": "string", "enum": list(FORMATS)}, "How the answer is written; goes before Accept"
+        "format",
+        {"type": "string", "enum": list(FORMATS)},
+        "The response format; overrides the Accept header",
     ),
     build_parameter(
         "spreadsheet", _BOOLEAN, "With csv: a ' before text that a spreadsheet would run as a formula"
