@@ -239,6 +239,28 @@ def test_a_run_gives_its_session_back(pipeline: Pipeline):
         assert connection.run("select to_regclass('pg_temp.users')") == [[None]]
 
 
+class TakenMeanwhile:
+    """The pool of runs when a run takes its session before readiness does."""
+
+    has_session = False
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def connection(self) -> object:
+        self.has_session = True
+        raise DatabaseUnavailableError("all 1 sessions that this process may have with Postgres are in use")
+
+
+@ONE_STORE
+def test_a_run_that_takes_its_session_first_makes_nothing_unready(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    assert pipeline.get("/readyz") == {"status": "ready"}
+    monkeypatch.setattr(sys.modules["main"], "RUN_POOL", TakenMeanwhile())
+    assert pipeline.get("/readyz") == {"status": "ready"}
+
+
 # ---------------------------------------------------------------------------------- what others have set
 
 HOSTILE = {
