@@ -83,8 +83,8 @@ def _check_kind(name: str, value: str, wanted: str) -> str:
     least = next((least for end, least in LEAST.items() if name.endswith(end)), 1)
     right = {
         SECRET: value not in ("", MARKER),
-        PORT: value.isdecimal() and int(value) <= 65535,
-        NUMBER: value.isdecimal() and int(value) > 0,
+        PORT: value.isascii() and value.isdecimal() and int(value) <= 65535,
+        NUMBER: value.isascii() and value.isdecimal() and int(value) > 0,
     }
     if not right.get(wanted, True):
         return f"{name} is {value!r}, wanted {wanted}" if value else f"{name} has no value, wanted {wanted}"
@@ -98,7 +98,7 @@ def _wanted(name: str, example: str) -> str:
         return SECRET
     if not example.isdecimal():
         return ""  # the functions say themselves what they do not accept
-    return PORT if "PORT" in name else NUMBER
+    return PORT if "PORT" in name.split("_") or name == "PGPORT" else NUMBER  # EXPORT_MAX_S is none
 
 
 def main(example: Path, target: Path) -> int:

@@ -6,6 +6,8 @@ import pytest
 from rig import REPOSITORY
 
 from rollcall.env_file import fill_in, main
+from rollcall.private_files import write_private
+from rollcall.ready import read_variable
 
 EXAMPLE = """# Passwords: generate
 POSTGRES_PASSWORD=generate
@@ -133,6 +135,29 @@ def test_quotes_around_a_value_are_no_part_of_it(tmp_path: Path):
         tmp_path, "GATEWAY_PORT=\"8080\"\nINTERVAL_S='5'\nPOSTGRES_PASSWORD='a b'\nLEVEL=x\n"
     )
     assert main(example, target) == 0
+
+
+@pytest.mark.parametrize("value", ["1", "65536", "86400"])
+def test_an_export_may_take_as_long_as_its_function_lets_it(tmp_path: Path, value: str):
+    example, target = tmp_path / ".env.example", tmp_path / ".env"
+    example.write_text("EXPORT_MAX_S=3600\n")
+    write_private(target, f"EXPORT_MAX_S={value}\n")
+    assert main(example, target) == 0
+
+
+@pytest.mark.parametrize("name", ["GATEWAY_PORT_2", "POSTGRES_PORT"])
+def test_a_port_is_in_ascii_digits(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    example, target = tmp_path / ".env.example", tmp_path / ".env"
+    example.write_text(f"{name}=5000\n")
+    write_private(target, f"{name}=\u0665\u0660\u0660\u0660\n")
+    assert main(example, target) == 1
+    assert "wanted a port from 0 to 65535" in capsys.readouterr().err
+
+
+def test_a_quoted_variable_is_read_without_its_quotes(tmp_path: Path):
+    target = tmp_path / ".env"
+    target.write_text("""A="5000"\nB='5001'\nC=5002\n""")
+    assert [read_variable(target, name) for name in ("A", "B", "C", "D")] == ["5000", "5001", "5002", ""]
 
 
 def test_the_example_is_accepted(tmp_path: Path):
