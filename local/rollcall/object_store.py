@@ -135,10 +135,17 @@ def notify(client: Minio, bucket: str, arn: str) -> bool:
     """Have the bucket tell this target of every object that comes, changes or goes; true when it did not."""
     queue = QueueConfig(queue=arn, events=EVENTS, config_id="rollcall")
     queues = client.get_bucket_notification(bucket_name=bucket).queue_config_list
-    if [(known.queue, sorted(known.events)) for known in queues] == [(arn, sorted(EVENTS))]:
+    known = [(_without_region(each.queue), sorted(each.events)) for each in queues]
+    if known == [(_without_region(arn), sorted(EVENTS))]:
         return False
     client.set_bucket_notification(bucket_name=bucket, config=NotificationConfig(queue_config_list=[queue]))
     return True
+
+
+def _without_region(arn: str) -> str:
+    """Return the ARN without its region, which MinIO fills in: arn:minio:sqs:REGION:ID:webhook."""
+    parts = arn.split(":")
+    return ":".join([*parts[:3], "", *parts[4:]])
 
 
 def put_policy(admin: MinioAdmin, name: str, file: Path, *, buckets: Mapping[str, str]) -> bool:
