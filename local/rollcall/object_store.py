@@ -135,7 +135,7 @@ def notify(client: Minio, bucket: str, arn: str) -> bool:
     """Have the bucket tell this target of every object that comes, changes or goes; true when it did not."""
     queue = QueueConfig(queue=arn, events=EVENTS, config_id="rollcall")
     queues = client.get_bucket_notification(bucket_name=bucket).queue_config_list
-    known = [(_without_region(each.queue), sorted(each.events)) for each in queues]
+    known = [(_without_region(each.queue or ""), sorted(each.events)) for each in queues]
     if known == [(_without_region(arn), sorted(EVENTS))]:
         return False
     client.set_bucket_notification(bucket_name=bucket, config=NotificationConfig(queue_config_list=[queue]))
