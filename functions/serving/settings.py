@@ -1,16 +1,14 @@
 """Read settings from a mapping such as os.environ, and report everything that is wrong with them at once."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.values import (
-    Form,
     describe,
     find_endpoint_fault,
     find_fault,
-    one_of,
     split_endpoint,
     whole_number,
 )
@@ -38,10 +36,10 @@ class Environment:
         value = self._mapping.get(name, "")
         if not value:
             if default is None:
-                self._refuse(f"{name} is not set")
+                self.refuse(f"{name} is not set")
             return default or ""
         if fault := find_fault(name, value):
-            self._refuse(fault)
+            self.refuse(fault)
             return default or ""
         return value
 
@@ -55,20 +53,20 @@ class Environment:
         try:
             saslprep(value)
         except ScramException:
-            self._refuse(f"{name} has characters that SCRAM does not allow in a password, such as an emoji")
+            self.refuse(f"{name} has characters that SCRAM does not allow in a password, such as an emoji")
         return value
 
     def integer(self, name: str, default: int, *, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
         """Return a decimal integer from minimum to maximum."""
-        return int(self._formed(name, whole_number(minimum, maximum)) or default)
+        value, form = self.text(name, ""), whole_number(minimum, maximum)
+        if value and not form.accepts(value):
+            self.refuse(describe(name, value, form.wanted))
+            return default
+        return int(value or default)
 
     def number(self, name: str, default: int) -> int:
         """Return a number whose form `values.FORMS` knows."""
         return int(self.text(name, "") or default)
-
-    def choice(self, name: str, default: str, *, choices: Sequence[str]) -> str:
-        """Return one of the choices."""
-        return self._formed(name, one_of(choices)) or default
 
     def url(self, name: str, default: str | None = None) -> str:
         """Return the address of a store in one spelling: lower case, no usual port, no final slash."""
@@ -86,29 +84,19 @@ class Environment:
                 check(value)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it holds none"
-            self._refuse(f"{name} is {value!r}, wanted {wanted}: {reason}")
+            self.refuse(f"{name} is {value!r}, wanted {wanted}: {reason}")
             return ""
         return value
 
     def refuse(self, problem: str) -> None:
-        """Remember a problem that lies in more than one setting."""
-        self._refuse(problem)
+        """Remember a problem, once: two settings classes may read the same variable."""
+        if problem not in self._problems:
+            self._problems.append(problem)
 
     def check(self) -> None:
         """Raise SettingsError with every problem found so far."""
         if self._problems:
             raise SettingsError("settings are wrong:\n" + "\n".join(f"  {line}" for line in self._problems))
-
-    def _formed(self, name: str, form: Form) -> str:
-        value = self.text(name, "")
-        if value and not form.accepts(value):
-            self._refuse(describe(name, value, form.wanted))
-            return ""
-        return value
-
-    def _refuse(self, problem: str) -> None:
-        if problem not in self._problems:  # two settings classes may read the same variable
-            self._problems.append(problem)
 
 
 @dataclass(frozen=True, slots=True)
