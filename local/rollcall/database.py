@@ -29,8 +29,10 @@ _PASSING_FAILURE = re.compile(
     "too many clients|connection slots|the database system is|connection refused|connection reset|broken pipe"
     "|unexpected EOF|bad connection|i/o timeout|canceling statement|deadlock detected|tuple concurrently"
 )
-# Settings of which an administrator's own value would stop a migration, with their usual values.
+# Settings of which an administrator's own value would stop a migration, or have it miss what is written
+# meanwhile, with their usual values.
 _USUAL = {
+    "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",

@@ -4,13 +4,16 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from pg8000.native import identifier
-from rig import REPOSITORY, Database, database_of
+from rig import REPOSITORY, Database, database_of, wanted_of
 
 from rollcall import database as preparation
+from rollcall.processes import wait_until
 from rollcall.servers import Postgres, script
 
 INFRA = REPOSITORY / "infra" / "postgres"
@@ -55,6 +58,28 @@ def test_a_database_of_the_former_release_is_brought_up_to_date(former: Database
     ]
     states = former.run("select run_id, shown_state(runs) from runs order by run_id")
     assert states == [[1, "ok"], [2, "lost"]]
+
+
+def test_counts_include_whoever_is_stored_while_they_are_made(former: Database):
+    """Also where transactions see a single moment unless told otherwise."""
+    name = identifier(former.settings.database)
+    former.run(f"alter database {name} set default_transaction_isolation to 'repeatable read'")
+    waiting = (
+        "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' "
+        "and query like '%birth_counts%'"
+    )
+    with closing(former.connect()) as writer, ThreadPoolExecutor(1) as thread:
+        writer.run("begin")
+        writer.run(
+            "insert into users (user_id, first_name, last_name, birthdate) values ('2', 'A', 'B', 'epoch')"
+        )
+        migrating = thread.submit(preparation.prepare, wanted_of(former))
+        try:
+            wait_until(lambda: bool(former.run(waiting)), timeout_s=30, what="the migration")
+        finally:
+            writer.run("commit")
+        migrating.result(30)
+    assert former.run("select day::text, with_picture, users from birth_counts") == [["1970-01-01", False, 2]]
 
 
 def test_a_commit_of_the_former_release_fails_after_the_migrations(former: Database):
