@@ -60,25 +60,38 @@ def test_a_database_of_the_former_release_is_brought_up_to_date(former: Database
     assert states == [[1, "ok"], [2, "lost"]]
 
 
+def migrate_during(former: Database, statement: str, *, until: str) -> None:
+    """Migrate while a transaction is open, which ends when the migration that names `until` waits for it."""
+    waiting = (
+        "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' "
+        "and query like '%' || :until || '%'"
+    )
+    with closing(former.connect()) as writer, ThreadPoolExecutor(1) as thread:
+        writer.run("begin")
+        writer.run(statement)
+        migrating = thread.submit(preparation.prepare, wanted_of(former))
+        try:
+            wait_until(lambda: bool(former.run(waiting, until=until)), timeout_s=30, what="the migration")
+        finally:
+            writer.run("commit")
+        migrating.result(30)
+
+
+def test_versions_go_on_behind_a_commit_that_ends_while_they_are_made(former: Database):
+    migrate_during(former, "update state set data_version = 18, commits = 42", until="create table versions")
+    assert former.run("select max(version) from versions") == [[18]]
+    assert former.run("select nextval('commits')") == [[43]]
+
+
 def test_counts_include_whoever_is_stored_while_they_are_made(former: Database):
     """Also where transactions see a single moment unless told otherwise."""
     name = identifier(former.settings.database)
     former.run(f"alter database {name} set default_transaction_isolation to 'repeatable read'")
-    waiting = (
-        "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' "
-        "and query like '%birth_counts%'"
+    migrate_during(
+        former,
+        "insert into users (user_id, first_name, last_name, birthdate) values ('2', 'A', 'B', 'epoch')",
+        until="birth_counts",
     )
-    with closing(former.connect()) as writer, ThreadPoolExecutor(1) as thread:
-        writer.run("begin")
-        writer.run(
-            "insert into users (user_id, first_name, last_name, birthdate) values ('2', 'A', 'B', 'epoch')"
-        )
-        migrating = thread.submit(preparation.prepare, wanted_of(former))
-        try:
-            wait_until(lambda: bool(former.run(waiting)), timeout_s=30, what="the migration")
-        finally:
-            writer.run("commit")
-        migrating.result(30)
     assert former.run("select day::text, with_picture, users from birth_counts") == [["1970-01-01", False, 2]]
 
 

@@ -1,5 +1,8 @@
 -- migrate:up
 
+-- Before anything is read from it: a commit of the former release that ends now would be lost.
+lock table state in access exclusive mode;
+
 -- The versions of what get-data serves, in the order of their commits; the highest is the current one. A commit
 -- inserts a row here rather than update one: while somebody holds an old snapshot, every former version of an updated
 -- row stays and is read again by each query, and a new row is found by the index at once.
