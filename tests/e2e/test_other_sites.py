@@ -17,6 +17,7 @@ from e2e.site import CHROMIUM, Site, open_site
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from rollcall.ports import HOST
+from rollcall.processes import wait_until
 from rollcall.servers import Postgres
 
 pytestmark = pytest.mark.browser
@@ -180,7 +181,8 @@ def test_nobody_is_found_by_a_picture(context: BrowserContext, site: Site, evil:
     """Neither by whether something loads, nor by whether a redirect is followed, which a policy tells."""
     page = open_evil(context, evil, host)
     known, unknown = f"{site.url}/data/007/image", f"{site.url}/data/nobody/image"
-    assert look(context, site, "/data/007/image") == "load"
+    shows = lambda: look(context, site, "/data/007/image") == "load"  # noqa: E731
+    wait_until(shows, timeout_s=60, what="the picture on our own page")
     for tag in ("img", "script", "iframe", "embed", "object", "video", "audio", "link"):
         assert embed(page, tag, known) == embed(page, tag, unknown), tag
     policy = f"img-src {site.url}; frame-src {site.url}; connect-src {site.url}; media-src {site.url}"
